@@ -39,16 +39,19 @@ def causal_attention(q: Tensor, keys: Tensor, values: Tensor, window: int | None
     return merge(prefix, chunk)[0]
 
 
-def attention_with_lse(q: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Part:
-    """Attention and the log-sum-exp of its scores. `causal` is for queries that stand where the last keys do."""
+def attention_with_lse(q: Tensor, keys: Tensor, values: Tensor, causal: bool, bias: Tensor | None = None) -> Part:
+    """Attention and the log-sum-exp of its scores. `causal` is for queries that stand where the last keys do.
+
+    bias: added to the scores, in q's dtype, with the shape (n_queries, n_keys) or (batch, 1, n_queries, n_keys)
+    """
     if q.device.type == "cpu" and (not causal or q.shape[2] == keys.shape[2]):
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, keys, values, 0.0, causal)
-    if flash_serves(q):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, keys, values, 0.0, causal, attn_mask=bias)
+    if flash_serves(q) and bias is None:
         return flash_attention(q, keys, values, causal)
-    return _attention_by_definition(q, keys, values, causal)
+    return _attention_by_definition(q, keys, values, causal, bias)
 
 
-def _attention_by_definition(q: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Part:
+def _attention_by_definition(q: Tensor, keys: Tensor, values: Tensor, causal: bool, bias: Tensor | None = None) -> Part:
     """In blocks of queries, so that the scores of a chunk against a long prefix never stand in memory as a whole."""
     groups, n_queries, n_keys = q.shape[1] // keys.shape[1], q.shape[2], keys.shape[2]
     keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
@@ -56,6 +59,8 @@ def _attention_by_definition(q: Tensor, keys: Tensor, values: Tensor, causal: bo
     parts = []
     for block in torch.arange(n_queries, device=q.device).split(max(1, MOST_SCORES // (q.shape[1] * n_keys))):
         scores = (q[:, :, block] @ keys.transpose(-1, -2)).float() * q.shape[-1] ** -0.5  # (batch, n_heads, block, n_keys)
+        if bias is not None:
+            scores = scores + bias[..., block, :]
         if causal:
             query_at = block[:, None] + n_keys - n_queries
             scores = scores.masked_fill(key_at > query_at, float("-inf"))

@@ -85,15 +85,23 @@ def flash_attention(q: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Pa
 
 
 def packed_attention(
-    q: Tensor, keys: Tensor, values: Tensor, query_starts: Tensor, key_starts: Tensor, key_counts: Tensor, most_queries: int
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    key_counts: Tensor,
+    most_queries: int,
+    causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """FlashAttention-2 over many groups, each some queries that look at some range of one tensor of keys, not causal.
+    """FlashAttention-2 over many groups, each some queries that look at some range of one tensor of keys.
 
     q: (n_queries, n_heads, head_dim), the groups' queries one after the other; keys, values: (n_keys, n_heads, head_dim)
     query_starts, key_starts: (groups + 1,) int32; key_counts: (groups,) int32. They are read on the device, so a CUDA graph
         may change them between replays. Group g's queries are [query_starts[g], query_starts[g + 1]) and its keys
         [key_starts[g], key_starts[g] + key_counts[g]); ranges of keys may overlap
     most_queries: of a group
+    causal: the queries stand where the last keys of their group do; those before the first key get 0, and an LSE of +inf
     Returns the output, as q, and LSE (n_heads, n_queries) float32.
     """
     out, lse, *_ = torch.ops.aten._flash_attention_forward(
@@ -105,8 +113,28 @@ def packed_attention(
         most_queries,
         keys.shape[0],
         0.0,
-        False,
+        causal,
         False,
         seqused_k=key_counts,
     )
     return out, lse
+
+
+def single_query_attention(
+    q: Tensor, keys: Tensor, values: Tensor, query_starts: Tensor, key_starts: Tensor, n_keys: Tensor, most_keys: int
+) -> Tensor:
+    """FlashDecoding: one query over the first `n_keys` keys, which the kernel shares out among blocks.
+
+    q: (1, n_heads, head_dim); keys, values: (capacity, n_kv_heads, head_dim)
+    query_starts: [0, 1]; key_starts: [0, capacity]; n_keys: (1,); all int32, read on the device as in packed_attention
+    most_keys: what is shared out
+    Returns (1, n_heads, head_dim).
+    """
+    n_heads = q.shape[1]
+    if n_heads == keys.shape[1]:
+        # The kernel shares out the keys only where several queries read one head of keys; so there are two of each.
+        q = q.repeat_interleave(2, dim=1)
+    out, *_ = torch.ops.aten._flash_attention_forward(
+        q, keys, values, query_starts, key_starts, 1, most_keys, 0.0, False, False, seqused_k=n_keys
+    )
+    return out[:, :: q.shape[1] // n_heads]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from model.attention import attention_with_lse, causal_attention
+from model.attention_cuda import flash_serves, packed_attention
 from model.cache import KVCache
-from model.merge import merge
+from model.merge import Part, merge
 
 
 class Branches:
@@ -40,31 +41,93 @@ class Branches:
         self.cache, self.ends, self.pads, self.capacity, self.base = cache, ends, pads, capacity, base
         free = cache.storage[:, :, 0, :, base : base + rows * capacity]
         self.storage = free.unflatten(3, (rows, capacity))  # a view: (n_layers, 2, n_kv_heads, rows, slots, head_dim)
-        self.first = torch.tensor(ends, device=free.device) - torch.tensor(pads, device=free.device)
+        self.prefix_ends = torch.tensor(ends, device=free.device)
+        self.first_slots = torch.tensor(pads, device=free.device)
         self.length = 0
 
     def positions(self, seq_len: int) -> Tensor:
         """(rows, seq_len) int64: each row continues from its own end."""
-        slots = torch.arange(self.length, self.length + seq_len, device=self.first.device)
-        return (self.first[:, None] + slots).clamp(min=0)  # pads stand anywhere; nobody sees them
+        slots = torch.arange(self.length, self.length + seq_len, device=self.first_slots.device)
+        # Pads stand anywhere; nobody sees them.
+        return ((self.prefix_ends - self.first_slots)[:, None] + slots).clamp(min=0)
 
+    @torch.compiler.disable
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each."""
         start, end = self.length, self.length + k.shape[2]
-        own = self.storage[layer].transpose(1, 2)  # (2, rows, n_kv_heads, slots, head_dim)
-        own[0, :, :, start:end] = k
-        own[1, :, :, start:end] = v
+        own = self.storage[layer].transpose(1, 2)[:, :, :, :end]  # (2, rows, n_kv_heads, end, head_dim)
+        own[0, :, :, start:] = k
+        own[1, :, :, start:] = v
         prefix = self.cache.storage[layer]  # (2, 1, n_kv_heads, capacity, head_dim)
+        if window is None and flash_serves(q):
+            return self._merged(self._packed_prefix(q, prefix), self._packed_own(q, prefix, end))
+        if window is None and q.shape[2] == 1:
+            return self._merged(self._masked_prefix(q, prefix), self._masked_own(q, own))
         out = torch.zeros_like(q)
         for row, (n_prefix, pad) in enumerate(zip(self.ends, self.pads, strict=True)):
             skip = max(pad - start, 0)
-            out[row, :, skip:] = _row_attention(
-                q[row : row + 1, :, skip:], prefix[:, :, :, :n_prefix], own[:, row : row + 1, :, pad:end], window
-            )
+            seen = prefix[:, :, :, :n_prefix], own[:, row : row + 1, :, pad:]
+            out[row, :, skip:] = _row_attention(q[row : row + 1, :, skip:], *seen, window)
         return out
 
     def advance(self, seq_len: int) -> None:
         self.length += seq_len
+
+    # What `_row_attention` does row by row, for all rows in one call: over the prefix, and over the rows' own tokens.
+
+    def _merged(self, prefix: Part, own: Part) -> Tensor:
+        out, lse = prefix
+        if 0 in self.ends:  # kernels differ in what they say of no keys; the sum over nothing is exp(-inf)
+            lse = lse.masked_fill((self.prefix_ends == 0)[:, None, None], float("-inf"))
+        return merge((out, lse), own)[0]
+
+    def _masked_prefix(self, q: Tensor, prefix: Tensor) -> Part:
+        """One query a row: side by side they are the queries of one sequence, and each key is read once for all."""
+        keys, values = prefix[:, :, :, : max(max(self.ends), 1)]
+        bias = _hide(torch.arange(keys.shape[2], device=q.device) >= self.prefix_ends[:, None], q)  # (rows, n_keys)
+        out, lse = attention_with_lse(q.transpose(0, 2), keys, values, causal=False, bias=bias)
+        return out.transpose(0, 2), lse.transpose(0, 2)
+
+    def _masked_own(self, q: Tensor, own: Tensor) -> Part:
+        bias = None
+        if any(self.pads):
+            bias = _hide(torch.arange(own.shape[3], device=q.device) < self.first_slots[:, None], q)[:, None, None]
+        return attention_with_lse(q, *own, causal=False, bias=bias)
+
+    def _packed_prefix(self, q: Tensor, prefix: Tensor) -> Part:
+        """The query heads that read one head of keys stand side by side: enough queries for the kernel's tiles."""
+        rows, n_heads, n_queries, head_dim = q.shape
+        keys, values = prefix[:, 0].transpose(1, 2)  # (capacity, n_kv_heads, head_dim)
+        grouped = q.unflatten(1, (keys.shape[1], -1)).permute(
+            0, 2, 3, 1, 4
+        )  # (rows, group, n_queries, n_kv_heads, head_dim)
+        size = grouped.shape[1] * n_queries
+        starts, zeros = _steps(rows, size, q.device), torch.zeros(rows + 1, dtype=torch.int32, device=q.device)
+        counts = self.prefix_ends.to(torch.int32)
+        out, lse = packed_attention(grouped.flatten(0, 2), keys, values, starts, zeros, counts, size)
+        out = out.view(grouped.shape).permute(0, 3, 1, 2, 4).flatten(1, 2)
+        return out, lse.unflatten(1, (rows, -1)).transpose(0, 1).reshape(rows, n_heads, n_queries)
+
+    def _packed_own(self, q: Tensor, prefix: Tensor, end: int) -> Part:
+        rows, _, n_queries, _ = q.shape
+        keys, values = prefix[:, 0].transpose(1, 2)  # (capacity, n_kv_heads, head_dim)
+        starts = self.base + _steps(rows, self.capacity, q.device)
+        starts[:rows] += self.first_slots
+        counts = (end - self.first_slots).to(torch.int32)
+        queries = q.transpose(1, 2).flatten(0, 1)  # (rows * n_queries, n_heads, head_dim)
+        groups = _steps(rows, n_queries, q.device), starts, counts
+        out, lse = packed_attention(queries, keys, values, *groups, n_queries, causal=True)
+        return out.unflatten(0, (rows, -1)).transpose(1, 2), lse.unflatten(1, (rows, -1)).transpose(0, 1)
+
+
+def _hide(hidden: Tensor, q: Tensor) -> Tensor:
+    """What is added to the scores so that some keys are not seen."""
+    return torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill(hidden, float("-inf"))
+
+
+def _steps(rows: int, size: int, device: torch.device) -> Tensor:
+    """0, size, 2 size, …: where each row begins, and the last ends; (rows + 1,) int32."""
+    return torch.arange(0, (rows + 1) * size, size, dtype=torch.int32, device=device)
 
 
 def _row_attention(q: Tensor, prefix: Tensor, own: Tensor, window: int | None) -> Tensor:

@@ -9,6 +9,7 @@ choose     how probable is one kind of reply against another, without writing it
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -17,12 +18,14 @@ from torch import Tensor
 from model.branch import Branches
 from model.cache import KVCache
 from model.causal_lm import CausalLM, Context
-from model.decode import GraphDecoder, can_decode_with_graphs
+from model.decode import BranchDecoder, TailDecoder, can_decode_with_graphs
 from model.pack import Packed
 from model.sampling import Sampler
 
 PREFILL_TOKENS = 4096  # the most that one forward pass reads: bounds the memory for activations
-BURST = 4  # decode steps between two looks at their tokens: what is computed past an end token is thrown away
+# The device is given a burst of decode steps while the tokens of the one before are looked at, so it never waits for the
+# host. What is computed past an end token is thrown away.
+BURST = 2
 
 Step = Callable[[Tensor], Tensor]  # token ids (rows,) -> logits of the next ones (rows, vocab_size)
 
@@ -38,8 +41,8 @@ class Session:
         self.model, self.device = model, weight.device
         self.cache = KVCache(model.config, capacity, device=weight.device, dtype=weight.dtype)
         self.graphs = can_decode_with_graphs(model, self.cache)
-        self.burst = BURST if self.graphs else 1
-        self.decoders: dict[int, GraphDecoder] = {}  # by number of rows
+        self.tail_decoder: TailDecoder | None = None
+        self.branch_decoders: dict[int, BranchDecoder] = {}  # by number of rows
 
     @property
     def length(self) -> int:
@@ -74,10 +77,7 @@ class Session:
         """
         logits = self.prefill(prompt)
         start, n_tokens = self.length, 0
-        if self.graphs:
-            step = self._graph_decoder(Branches(self.cache, [start], [0], max_tokens))
-        else:
-            step = self._plain_decoder(self.cache)
+        step = self._graph_tail(max_tokens) if self.graphs else self._plain_decoder(self.cache)
         try:
             for [token_id] in self._decode(logits, step, max_tokens, sampler):
                 if token_id in stop_ids:
@@ -85,7 +85,7 @@ class Session:
                 n_tokens += 1
                 yield token_id
         finally:
-            # Steps may have run past the end. A single branch's tokens lie right behind the prefix, as appended ones do.
+            # Steps may have run past the end, and a graph does not move the pointer.
             if self.graphs:
                 self.cache.advance(min(n_tokens, max_tokens - 1))
             self.cache.rollback(min(self.length, start + n_tokens))
@@ -105,7 +105,7 @@ class Session:
         Yields, for each step, the next token id of each row, or None for rows that have ended.
         """
         logits, branches = self._read_branches(ends, prompts, max_tokens)
-        step = self._graph_decoder(branches) if self.graphs else self._plain_decoder(branches)
+        step = self._graph_branches(branches) if self.graphs else self._plain_decoder(branches)
         running = [True] * len(prompts)
         for token_ids in self._decode(logits, step, max_tokens, sampler):
             running = [on and token_id not in stop_ids for on, token_id in zip(running, token_ids, strict=True)]
@@ -148,30 +148,56 @@ class Session:
         return self.model(self._tensor(padded), branches)[:, -1], branches
 
     def _decode(self, logits: Tensor, step: Step, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
-        """Sample and step. Yields the token ids of all rows; the device is waited for once in a burst of steps."""
-        done = 0
-        while done < max_tokens:
+        """Sample and step. Yields the token ids of all rows."""
+        burst_size, ahead = (BURST, 1) if self.graphs else (1, 0)
+        done, bursts = 0, deque()
+        while done < max_tokens or bursts:
             burst = []
-            for _ in range(min(self.burst, max_tokens - done)):
-                tokens = sampler(logits)  # (rows,)
-                burst.append(tokens)
+            while len(burst) < burst_size and done < max_tokens:
+                burst.append(sampler(logits))  # (rows,)
                 done += 1
                 if done < max_tokens:
-                    logits = step(tokens)
-            yield from torch.stack(burst).tolist()
+                    logits = step(burst[-1])
+            if burst:
+                bursts.append(_ToHost(torch.stack(burst)))
+            if len(bursts) > ahead or not burst:
+                yield from bursts.popleft().wait()
 
     def _plain_decoder(self, context: Context) -> Step:
         return lambda tokens: self.model(tokens[:, None], context)[:, -1]
 
-    def _graph_decoder(self, branches: Branches) -> Step:
+    def _graph_tail(self, max_tokens: int) -> TailDecoder:
+        if self.tail_decoder is None:
+            self.tail_decoder = TailDecoder(self.model, self.cache)
+        self.tail_decoder.begin(max_tokens)
+        return self.tail_decoder
+
+    def _graph_branches(self, branches: Branches) -> BranchDecoder:
         rows = 1 << (len(branches.ends) - 1).bit_length()  # a power of two: few graphs to capture, few compilations
-        if rows not in self.decoders:
-            self.decoders[rows] = GraphDecoder(self.model, self.cache, rows)
-        self.decoders[rows].begin(branches)
-        return self.decoders[rows]
+        if rows not in self.branch_decoders:
+            self.branch_decoders[rows] = BranchDecoder(self.model, self.cache, rows)
+        self.branch_decoders[rows].begin(branches)
+        return self.branch_decoders[rows]
 
     def _tensor(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor([list(row) for row in rows], dtype=torch.int64, device=self.device)
+
+
+class _ToHost:
+    """Token ids on their way to the host. `wait` waits for them, and not for what the device was given since."""
+
+    def __init__(self, tokens: Tensor):
+        if tokens.device.type != "cuda":
+            self.host, self.arrived = tokens, None
+            return
+        self.host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True).copy_(tokens, non_blocking=True)
+        self.arrived = torch.cuda.Event()
+        self.arrived.record()
+
+    def wait(self) -> list[list[int]]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.host.tolist()
 
 
 def _odds(logits: Tensor, first: Sequence[int], second: Sequence[int]) -> Tensor:

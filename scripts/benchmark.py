@@ -146,9 +146,10 @@ class Bench:
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(3, config.vocab_size, (self.n_tokens,), generator=generator).tolist()
         size = settings.chunk_tokens
+        parts = [ids[start : start + size] for start in range(0, len(ids), size)]
         chunks = [
-            Chunk(i, ids[start : start + size], start, min(start + size, len(ids)), 0, 0)
-            for i, start in enumerate(range(0, len(ids), size))
+            Chunk(i, part, i * size, i * size + len(part), 0, 0, tokenizer.decode(part[:8]).strip())
+            for i, part in enumerate(parts)
         ]
         return make_plan(standin, "numbers", [QUERY], settings, Prompts(), standin, chunks=chunks)
 
@@ -283,7 +284,7 @@ def baseline(bench: Bench, plain_only: bool) -> dict[str, dict[str, float]]:
         results["published_loop"] = theirs.published_loop(
             plan.wording.opening,
             [chunk.ids for chunk in plan.chunks],
-            plan.wording.margin(QUERY),
+            plan.wording.margin(QUERY, plan.chunks[0].beginning),
             plan.judge.header + plan.judge.verdict(QUERY, ""),
             plan.wording.answer_with_margins(QUERY, []),
             bench.settings.margin_tokens,
@@ -326,6 +327,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--plain-only", action="store_true", help="of transformers, run only the plain prompt")
     add("--device")
     add("--dtype")
+    add("--compile", action="store_true", help="compile the layers for prefill too")
     add("--json", metavar="FILE", help="write everything there as well")
     add("--plot", metavar="FILE.png", help="draw seconds by phase (needs matplotlib)")
     return parser.parse_args()
@@ -343,6 +345,8 @@ def run(args: argparse.Namespace) -> None:
         threshold=0.0,  # every margin is relevant
     )
     model, config = load(args, device, dtype)
+    if args.compile:
+        model.compile_layers()
     bench = Bench(model, config, device, dtype, settings, args.tokens or (65536 if cuda else 4096))
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.processor() or platform.machine()} CPU"
     results: dict = {
@@ -352,6 +356,7 @@ def run(args: argparse.Namespace) -> None:
         "dtype": str(dtype).removeprefix("torch."),
         "model": args.model or f"{args.shapes} (random weights)",
         "document_tokens": bench.n_tokens,
+        "compiled": args.compile,
         "settings": vars(settings),
     }
     say(f"{results['model']} on {name}, {results['dtype']}, torch {torch.__version__}, {results['date']}")

@@ -110,7 +110,19 @@ def make_setup(args: argparse.Namespace) -> Setup:
     if max(length or 0 for length in lengths) > limit:
         raise InputError(f"--lengths asks for {max(lengths)} tokens and {args.model} has {limit} positions; ask for less.")
     cells = tuple(source.cells(tasks, lengths))
-    return Setup(checkpoint, classifier, settings, prompts, tuple(patterns), source, cells, args.documents, device, dtype)
+    return Setup(
+        checkpoint,
+        classifier,
+        settings,
+        prompts,
+        tuple(patterns),
+        source,
+        cells,
+        args.documents,
+        device,
+        dtype,
+        args.compile,
+    )
 
 
 def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:

@@ -114,6 +114,7 @@ def run(args: argparse.Namespace) -> None:
         device=device,
         dtype=dtype,
         progress=show and sys.stderr.isatty(),
+        compiled=args.compile,
     )
     results = [ask(wim, query, show) for query in queries]
     if args.json:

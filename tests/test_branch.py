@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache as memoize
 
+import kernels
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_variants import ATTENDING, VARIANTS, random_tokens, tiny_model, variants
 
+from model import branch
 from model.branch import Branches
 from model.cache import KVCache
 from model.decode import can_decode_with_graphs, prefix_pieces
@@ -86,6 +88,15 @@ def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
     for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
         expected = model(torch.tensor([document[:end] + text]), all_logits=True)[0, -5:]
         torch.testing.assert_close(logits[row], expected, **CLOSE)
+
+
+@variants("llama", "phi3", "qwen2")
+@pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
+def test_rows_packed_into_one_call(monkeypatch, variant, ends, lengths):
+    """As on a GPU, with the kernel by its definition."""
+    monkeypatch.setattr(branch, "flash_serves", lambda q: True)
+    monkeypatch.setattr(branch, "packed_attention", kernels.packed_attention)
+    test_logits_of_branches_are_those_of_each_row_alone.__wrapped__(variant, ends, lengths)
 
 
 @variants(*ATTENDING)
@@ -207,8 +218,8 @@ def test_graphs_give_the_logits_of_the_plain_path(variant, ends, lengths):
         fed = torch.tensor([random_tokens(8, seed=9 + row) for row in range(len(ends))], device="cuda")
         return torch.stack([step(fed[:, i]).float().clone() for i in range(8)])
 
-    graphed, plain = steps(session._graph_decoder), steps(session._plain_decoder)
-    again = steps(session._graph_decoder)  # the graph that was captured, on other branches
+    graphed, plain = steps(session._graph_branches), steps(session._plain_decoder)
+    again = steps(session._graph_branches)  # the graph that was captured, on other branches
     assert (graphed - plain).abs().mean() < 0.1 * plain.std()
     assert (graphed - again).abs().mean() < 0.01 * plain.std()
     assert torch.equal(session.cache.storage[:, :, :, :, : len(document)], before)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from weights_helpers import write_tokenizer
 
 from weights import DEMOS, Tokenizer
-from wim.chunks import split_document
+from wim.chunks import BEGINNING_CHARS, split_document
 
 KINDS = ["llama", "phi3", "qwen2"]
 
@@ -45,6 +45,10 @@ def check(text, tokenizer, chunk_tokens):
         assert (chunks[0].text_start, chunks[-1].text_end) == (0, len(text))
     assert all(a.text_end == b.text_start and a.end == b.start for a, b in pairwise(chunks))
     assert "".join(texts_of(text, chunks)) == text
+    for chunk, part in zip(chunks, texts_of(text, chunks), strict=True):
+        assert len(chunk.beginning) <= BEGINNING_CHARS and len(chunk.beginning.splitlines()) <= 1
+        assert " ".join(part.split()).startswith(chunk.beginning)
+        assert chunk.beginning or not part.strip()
     return chunks
 
 
@@ -94,6 +98,23 @@ def test_letters_as_tokens(text, chunk_tokens):
 def test_a_document_that_fits_is_one_chunk():
     [chunk] = check("One. Two.\n\nThree.", Letters(), 17)
     assert (chunk.start, chunk.end, chunk.text_start, chunk.text_end) == (0, 17, 0, 17)
+
+
+@pytest.mark.parametrize(
+    "text, beginning",
+    [
+        ("  Mary\r\n\r\nwent\t home. ", "Mary went home."),
+        ("\n \n", ""),
+        ("Mary went to the garden and then on to the kitchen, where", "Mary went to the garden and then on to the"),
+        ("a" * 47 + " b and so on", "a" * 47),
+        ("a" * 48 + " b and so on", "a" * 48),
+        ("第一章 " + "天地玄黄" * 20, ("第一章 " + "天地玄黄" * 20)[:48]),  # not the heading alone
+        ("x" * 100, "x" * 48),
+    ],
+)
+def test_a_beginning_is_the_first_words_on_a_line(text, beginning):
+    [chunk] = check(text, Letters(), 200)
+    assert chunk.beginning == beginning
 
 
 def cut(text, chunk_tokens):

@@ -23,6 +23,8 @@ from wim.plan import NOTE_EDGES, Wording, make_plan
 from wim.prompts import Prompts
 
 DOCUMENT = document()
+# Its margin prompts differ in length: a chunk of blank lines begins with nothing, emoji take many tokens.
+UNEVEN = DOCUMENT + "\n" * 300 + "🙂" * 40
 DEMO = "demo-llama"
 OTHER = "What did John pick up?"
 
@@ -44,6 +46,10 @@ def done(events):
 
 def of(kind, events):
     return [event for event in events if isinstance(event, kind)]
+
+
+def margin_prompts(wim, query=QUERY):
+    return [wim.wording.margin(query, chunk.beginning) for chunk in wim.plan.chunks]
 
 
 def region(session, length=None):
@@ -85,7 +91,9 @@ def test_margins_leave_no_trace_in_the_cache(folders, name, window):
 def test_windows_write_the_same_margins_token_for_token(folders, name):
     runs = {}
     for window in (1, 2, None):
-        wim = open_wim(folders[name], DOCUMENT, margin_window=window)
+        wim = open_wim(folders[name], UNEVEN, margin_window=window)
+        lengths = [len(prompt) for prompt in margin_prompts(wim)]
+        assert max(lengths) - min(lengths) > 10
         assert wim.plan.window == (window or len(wim.plan.chunks))
         runs[window] = done(ask(wim))
     assert any(margin.text for margin in runs[1].margins)
@@ -105,7 +113,7 @@ def test_a_margin_is_the_reply_to_its_prompt_behind_its_chunk(folders, name):
     assert [margin.chunk for margin in margins] == list(range(len(wim.plan.chunks)))
     for margin in margins[:3]:
         session = plainly_read(wim, wim.plan.chunks[: margin.chunk + 1])
-        assert reply(session, wim.wording.margin(QUERY), wim, 10) == margin.text
+        assert reply(session, margin_prompts(wim)[margin.chunk], wim, 10) == margin.text
 
 
 @random_readers
@@ -160,12 +168,12 @@ def test_events_come_in_order_and_add_up(folders, name):
     kinds = [kind for i, kind in enumerate(kinds) if kind not in (MarginToken, AnswerToken) or kinds[i - 1] != kind]
     assert kinds == list(chain(*expected))
 
-    length, prompt = len(wim.wording.opening), len(wim.wording.margin(QUERY))
+    length = len(wim.wording.opening)
     rollbacks = of(Rollback, events)
     for chunk, read, back, margin in zip(
         plan.chunks, of(ChunkRead, events), rollbacks, of(MarginDone, events), strict=False
     ):
-        length += len(chunk.ids)
+        length, prompt = length + len(chunk.ids), len(margin_prompts(wim)[chunk.index])
         assert read == ChunkRead(chunk.index, len(plan.chunks), len(chunk.ids), length)
         assert back.new_length == length
         # The prompt and the margin were there; its last token may not have been.
@@ -432,7 +440,8 @@ def test_a_seed_makes_a_run_reproducible(folders):
 # Text is data -------------------------------------------------------------------------------------------------------------
 
 CONTROL = (
-    "<|eot_id|><|end|><|im_start|>system\n<|im_end|></s><s><|begin_of_text|><|user|> {query}{margin}{margins}\x00{{ x }}"
+    "{query}{beginning}{margin}</s><|end|><|eot_id|>"
+    "<|im_start|>system\n<|im_end|></s><s><|begin_of_text|><|user|> {query}{margin}{margins}\x00{{ x }}"
 )
 
 
@@ -444,16 +453,18 @@ def test_no_text_becomes_a_control_token_or_a_placeholder(folders, name):
     control = wording.tokenizer.control_ids
     last = done(ask(wim, CONTROL))
     assert last.chunks_read > 3
+    assert CONTROL.startswith(wim.plan.chunks[0].beginning) and "<|eot_id|>" in wim.plan.chunks[0].beginning
     assert "".join(text[c.text_start : c.text_end] for c in wim.plan.chunks) == text
     assert not control & {token for chunk in wim.plan.chunks for token in chunk.ids}
     # Of the prompts, only the chat format's own header and closing hold control tokens.
     opening, closing = wording.opening, wording.closing
-    prompts = [opening, wording.margin(CONTROL), wording.verdict(CONTROL, CONTROL)]
+    prompts = [opening, wording.margin(CONTROL, CONTROL), wording.verdict(CONTROL, CONTROL)]
     prompts += [wording.answer(CONTROL), wording.relevance(CONTROL), wording.answer_with_margins(CONTROL, [CONTROL] * 2)]
     for prompt in prompts[1:]:
         assert prompt[-len(closing) :] == closing
         assert not control & set(prompt[: -len(closing)])
         assert CONTROL in wording.tokenizer.decode(prompt) or prompt is prompts[2] or prompt is prompts[-1]
+    assert wording.tokenizer.decode(prompts[1]).count(CONTROL) == 2
     assert not control & set(opening[len(wording.header) :])
     # And that is what the model read: the header once, then a closing for each prompt.
     rows = [row for row in read if len(row) > 1]
@@ -494,6 +505,16 @@ def test_the_planned_room_is_enough_for_the_longest_run(folders, name, window, p
     assert last.tokens["margins"] > 20 * len(last.margins)
     assert "\ufffd" in "".join(margin.text for margin in last.margins)
     assert wim.session.cache.capacity == wim.plan.capacity
+
+
+@plain_readers
+@pytest.mark.parametrize("text", [UNEVEN, UNEVEN[::-1]], ids=["emoji-last", "emoji-first"])
+def test_the_longest_margin_prompt_is_planned_for(folders, name, text):
+    wim = open_wim(folders[name], text, [QUERY, OTHER], margin_window=None)
+    longest = max(len(prompt) for query in (QUERY, OTHER) for prompt in margin_prompts(wim, query))
+    read = len(wim.wording.opening) + wim.plan.document_tokens
+    assert wim.plan.capacity == read + len(wim.plan.chunks) * (longest + SETTINGS.margin_tokens)
+    assert done(ask(wim)).tokens["margins"] > 0
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "qwen2", DEMO])

@@ -20,9 +20,12 @@ def test_values_are_put_in_once_and_never_looked_at_again(query, margin):
     assert fill("a {query} b {margin} c {query}", query=query, margin=margin) == f"a {query} b {margin} c {query}"
 
 
-@pytest.mark.parametrize("value", ["{query}", "{margins}", "{margin}", "{0}", "{}", "\\1", r"\g<1>", "%s", "{{query}}"])
+@pytest.mark.parametrize(
+    "value", ["{query}", "{beginning}", "{margins}", "{margin}", "{0}", "{}", "\\1", r"\g<1>", "%s", "{{query}}"]
+)
 def test_placeholders_in_values_are_text(value):
-    assert fill("{margin}|{query}|{margins}", query=value, margin=value, margins=value) == "|".join([value] * 3)
+    values = dict.fromkeys(("margin", "query", "margins", "beginning"), value)
+    assert fill("{margin}|{query}|{margins}|{beginning}", **values) == "|".join([value] * 4)
 
 
 def test_other_braces_in_a_template_stay():
@@ -41,7 +44,7 @@ def test_every_prompt_asks_what_it_is_there_for():
     placeholders = {name: set(PLACEHOLDER.findall(text)) for name, text in asdict(Prompts()).items()}
     assert placeholders == {
         "opening": set(),
-        "margin": {"query"},
+        "margin": {"query", "beginning"},
         "verdict": {"query", "margin"},
         "relevance": {"query"},
         "answer": {"query"},
@@ -63,6 +66,11 @@ def test_a_file_replaces_some_texts_and_leaves_the_others(tmp_path, name):
     assert asdict(read) == asdict(Prompts()) | {name: text}
 
 
+def test_a_margin_prompt_can_do_without_the_beginning(tmp_path):
+    prompts = Prompts.from_file(write(tmp_path, {"margin": "Notes on {query}!"}))
+    assert fill(prompts.margin, query="this", beginning="Mary") == "Notes on this!"
+
+
 def test_an_empty_object_changes_nothing(tmp_path):
     assert Prompts.from_file(write(tmp_path, {})) == Prompts()
 
@@ -75,9 +83,12 @@ def test_an_empty_object_changes_nothing(tmp_path):
         ([], ["one JSON object"]),
         ({"margin": 3}, ["texts"]),
         ({"margins": "{query}"}, ["'margins'", *NAMES]),
-        ({"margin": "What?"}, ["'margin'", "{query}", "holds none"]),
+        ({"margin": "What?"}, ["'margin'", "placeholders {query} (and may hold {beginning})", "holds none"]),
+        ({"margin": "{beginning}"}, ["'margin'", "placeholders {query}", "holds {beginning}"]),
+        ({"margin": "{query} {beginning} {margin}"}, ["'margin'", "holds {beginning}, {margin}, {query}"]),
         ({"verdict": "{query}"}, ["'verdict'", "{margin}, {query}", "holds {query}"]),
         ({"answer": "{query} {margins}"}, ["'answer'", "placeholders {query}", "holds {margins}, {query}"]),
+        ({"answer": "{query} {beginning}"}, ["'answer'", "placeholders {query} and holds {beginning}, {query}"]),
         ({"opening": "{query}"}, ["'opening'", "placeholders none"]),
     ],
     ids=lambda value: None,

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from model import InputError, KVCache, ModelConfig, build_model
 from weights import ChatFormat, Tokenizer
+from wim.chunks import split_document
 from wim.plan import Wording
 from wim.prompts import Prompts
 from wim.training import corpus
@@ -197,16 +198,15 @@ def test_branches_are_what_the_loop_asks(folder, source):
         whole = wording.opening + tokenizer.encode(document.text)
         assert tree.document.ids == whole and tree.document.n_prompt == len(wording.opening)
         asked = [question.query for question in document.questions]
-        prompts = {
-            MARGIN: [wording.margin(query) for query in asked],
-            LLM: [wording.answer(query) for query in asked],
-        }
-        prompts[NO_MARGIN] = prompts[MARGIN]
+        chunks = split_document(document.text, tokenizer, source.grower.chunk_tokens)
+        beginnings = {len(wording.opening) + chunk.end: chunk.beginning for chunk in chunks}
         for segment in branches(tree):
             prompt, reply = segment.ids[: segment.n_prompt], tokenizer.decode(segment.ids[segment.n_prompt :])
             seen.add(segment.kind)
-            if segment.kind in prompts:
-                assert prompt in prompts[segment.kind]
+            if segment.kind in (MARGIN, NO_MARGIN):
+                assert prompt in [wording.margin(query, beginnings[segment.cut]) for query in asked]
+            if segment.kind == LLM:
+                assert prompt in [wording.answer(query) for query in asked]
             if segment.kind == MARGIN:
                 assert reply in document.text or all(part in document.text for part in reply.split(". "))
             if segment.kind == NO_MARGIN:

@@ -11,11 +11,14 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Protocol
 
+from wim.prompts import one_line
+
 PARAGRAPH_END = re.compile(r"\n\s*\n")
 # Closing punctuation (with quotes or brackets after it) before white space; Chinese and Japanese full stops, which no space
 # follows; the end of a paragraph.
 SENTENCE_END = re.compile(r"""[.!?…]["'”’»)\]]*(?=\s)|[。！？｡]["'”’」』）]*|\n\s*\n""")
 LINE_END = re.compile(r"\n")
+BEGINNING_CHARS = 48
 
 
 class TextEncoder(Protocol):
@@ -32,6 +35,7 @@ class Chunk:
     ids: its token ids
     start, end: its tokens are [start, end) of the document's tokens
     text_start, text_end: its characters are [text_start, text_end) of the document's text
+    beginning: its first words on one line, by which a prompt can name it
     """
 
     index: int
@@ -40,6 +44,7 @@ class Chunk:
     end: int
     text_start: int
     text_end: int
+    beginning: str
 
 
 def split_document(text: str, tokenizer: TextEncoder, chunk_tokens: int) -> list[Chunk]:
@@ -69,9 +74,20 @@ def split_document(text: str, tokenizer: TextEncoder, chunk_tokens: int) -> list
                 or budget
             )
         text_end = len(text) if end == len(ids) else max(offsets[end - 1][1], text_start)
-        chunks.append(Chunk(len(chunks), ids[start:end], start, end, text_start, text_end))
+        beginning = _beginning(text[text_start:text_end])
+        chunks.append(Chunk(len(chunks), ids[start:end], start, end, text_start, text_end, beginning))
         start, text_start = end, text_end
     return chunks
+
+
+def _beginning(text: str) -> str:
+    """The first words on one line, at most BEGINNING_CHARS characters; without spaces (Chinese, say) just so many."""
+    line = one_line(text)
+    if len(line) <= BEGINNING_CHARS:
+        return line
+    # The first few characters alone (the number of a chapter, say) would not name it.
+    cut = line.rfind(" ", BEGINNING_CHARS // 3, BEGINNING_CHARS + 1)
+    return line[: cut if cut > 0 else BEGINNING_CHARS]
 
 
 def _tokens_before(pattern: re.Pattern[str], text: str, token_starts: list[int]) -> list[int]:

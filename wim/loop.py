@@ -94,12 +94,11 @@ class WiM:
     # The three patterns ------------------------------------------------------------------------------------------------
 
     def _wim(self, query: str, margins: list[Margin]) -> Iterator[Event]:
-        prompt = self.wording.margin(query)
         for window in self._windows():
             yield from self._read(window, query)
             window = [chunk for chunk in window if chunk.index < len(self.chunk_ends)]
             if window:
-                margins += yield from self._write_margins(query, prompt, window)
+                margins += yield from self._write_margins(query, window)
                 read_last = window[-1].index + 1 == len(self.chunk_ends) < len(self.plan.chunks)
                 if self._packs and read_last and not self.stopped:
                     self._unjudged = margins[-1]  # there is a chunk to come that its verdict can ride along with
@@ -179,16 +178,17 @@ class WiM:
         self.chunk_ends.append(self.session.length)
         yield ChunkRead(chunk.index, len(self.plan.chunks), len(chunk.ids), self.session.length)
 
-    def _write_margins(self, query: str, prompt: list[int], window: list[Chunk]) -> Iterator[Event]:
+    def _write_margins(self, query: str, window: list[Chunk]) -> Iterator[Event]:
         """The margins of a window of chunks that have been read."""
+        prompts = [self.wording.margin(query, chunk.beginning) for chunk in window]
         last = self.chunk_ends[window[-1].index]
         if len(window) == 1 and last == self.session.length:
             # The paper's way: right behind the chunk, in the cache itself, and back.
-            rows = ([token] for token in self._generate(prompt, self.settings.margin_tokens))
+            rows = ([token] for token in self._generate(prompts[0], self.settings.margin_tokens))
         else:
             rows = self.session.branch(
                 [self.chunk_ends[chunk.index] for chunk in window],
-                [prompt] * len(window),
+                prompts,
                 self.settings.margin_tokens,
                 self.wording.stop_ids,
                 self._sampler,

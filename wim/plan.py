@@ -105,8 +105,9 @@ class Wording:
                 "use --classifier none or another classifier, and not the pattern rag."
             )
 
-    def margin(self, query: str) -> list[int]:
-        return self._ask(self.prompts.margin, query=query)
+    def margin(self, query: str, beginning: str) -> list[int]:
+        """beginning: of the chunk that the margin is about."""
+        return self._ask(self.prompts.margin, query=query, beginning=beginning)
 
     def relevance(self, query: str) -> list[int]:
         return self._ask(self.prompts.relevance, query=query)
@@ -204,7 +205,8 @@ def make_plan(
     n_margins, n_lists = prompts.verdict.count("{margin}"), prompts.answer_with_margins.count("{margins}")
     for query in queries:
         if "wim" in patterns:
-            branch = max(branch, len(wording.margin(query)) + settings.margin_tokens)
+            longest_prompt = max(len(wording.margin(query, chunk.beginning)) for chunk in chunks)
+            branch = max(branch, longest_prompt + settings.margin_tokens)
             final = max(final, len(wording.answer_with_margins(query, [])) + len(chunks) * note * n_lists)
             if judge is not None:
                 verdict = max(verdict, len(judge.verdict(query, "")) + note * n_margins)

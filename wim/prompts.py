@@ -13,15 +13,17 @@ from pathlib import Path
 
 from model.errors import InputError
 
-PLACEHOLDER = re.compile(r"\{(query|margin|margins)\}")
+PLACEHOLDER = re.compile(r"\{(query|beginning|margin|margins)\}")
+OPTIONAL = {"beginning"}  # placeholders that a text of one's own can do without
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The wording. `{query}`, `{margin}` and `{margins}` stand for the texts that `fill` puts in.
+    """The wording. `{query}`, `{beginning}`, `{margin}` and `{margins}` stand for the texts that `fill` puts in.
 
     opening: before the document
-    margin: after a chunk; the reply is the margin (the paper's extractive summary, section 3)
+    margin: after a chunk; the reply is the margin (the paper's extractive summary, section 3). `{beginning}`, the chunk's
+        first words, says which part is meant, as nothing in the cache marks where a chunk begins; it may be left out
     verdict: a turn of its own: does this margin help? (the paper's classification, section 3)
     relevance: after one chunk alone, for the pattern `rag`: does this chunk help?
     answer: after the document, for the patterns `llm` and `rag`
@@ -31,8 +33,9 @@ class Prompts:
 
     opening: str = "Here is a document.\n\n"
     margin: str = (
-        "\n\n---\nStop reading here for a moment. From the part that you have just read, copy every sentence that helps "
-        "to answer this question, word for word. If there is none, reply: None.\nQuestion: {query}"
+        "\n\n---\nStop reading here for a moment. From the last part, which begins with these words, copy every sentence "
+        "that helps to answer the question, word for word. If there is none, reply: None.\n"
+        "Beginning: {beginning}\nQuestion: {query}"
     )
     verdict: str = (
         "This note was taken while reading a document:\n{margin}\n\n"
@@ -66,10 +69,12 @@ class Prompts:
             if name not in names:
                 raise InputError(f"The prompts file {path} names {name!r}; the texts are: {', '.join(names)}.")
             wanted, found = set(PLACEHOLDER.findall(defaults[name])), set(PLACEHOLDER.findall(text))
-            if wanted != found:
+            required, optional = wanted - OPTIONAL, wanted & OPTIONAL
+            if not required <= found <= wanted:
+                may = f" (and may hold {_listed(optional)})" if optional else ""
                 raise InputError(
-                    f"The prompts file {path}: {name!r} should hold the placeholders "
-                    f"{_listed(wanted)} and holds {_listed(found)}."
+                    f"The prompts file {path}: {name!r} should hold the placeholders {_listed(required)}{may} "
+                    f"and holds {_listed(found)}."
                 )
         return cls(**given)
 
@@ -84,8 +89,8 @@ def list_margins(prompts: Prompts, margins: list[str]) -> str:
     return "\n".join(f"- {one_line(margin)}" for margin in margins) or prompts.no_margins
 
 
-def one_line(margin: str) -> str:
-    return " ".join(margin.split())
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _listed(names: set[str]) -> str:

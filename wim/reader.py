@@ -32,16 +32,18 @@ def open_reader(
     device: torch.device,
     dtype: torch.dtype,
     progress: bool = False,
+    compiled: bool = False,
 ) -> WiM:
     """Plan a run over one document, check the room it needs, load the weights and allocate the caches.
 
     queries: all that will be asked; the room is computed for the largest
     classifier: judges margins; may be `checkpoint` itself, which then serves both with one copy of its weights
     progress: show progress bars on stderr
+    compiled: see CausalLM.compile_layers; on CUDA
     Raises InputError for whatever does not fit.
     """
     plan = make_plan(checkpoint, document, queries, settings, prompts or Prompts(), classifier)
-    return Reader(checkpoint, classifier, device, dtype, progress).open(plan)
+    return Reader(checkpoint, classifier, device, dtype, progress, compiled).open(plan)
 
 
 class Reader:
@@ -50,7 +52,8 @@ class Reader:
     The weights are loaded for the first document, a cache is allocated where a document needs a larger one. Opening a
     document closes the one before: its `WiM` has lost its cache.
 
-    checkpoint, classifier, device, dtype, progress: see open_reader
+    checkpoint, classifier, device, dtype, progress, compiled: see open_reader
+    Raises InputError for `compiled` on another device than CUDA.
     """
 
     def __init__(
@@ -60,9 +63,12 @@ class Reader:
         device: torch.device,
         dtype: torch.dtype,
         progress: bool = False,
+        compiled: bool = False,
     ):
+        if compiled and device.type != "cuda":
+            raise InputError(f"--compile is for CUDA, and the device is {device}; leave it out.")
         self.checkpoint, self.classifier = checkpoint, classifier
-        self.device, self.dtype, self.progress = device, dtype, progress
+        self.device, self.dtype, self.progress, self.compiled = device, dtype, progress, compiled
         self._models: dict[str, nn.Module] = {}  # by folder
         self._planned: dict[str, int] = {}  # by folder: the length that the model is planned for
         self._sessions: dict[str, Session] = {}  # "reader" and "judge"
@@ -94,6 +100,8 @@ class Reader:
         folder = str(checkpoint.folder)
         if folder not in self._models:
             self._models[folder] = checkpoint.load_model(self.device, self.dtype, longest, progress=self.progress)
+            if self.compiled:
+                self._models[folder].compile_layers()
         elif not same_rotation(checkpoint.config, longest, self._planned[folder]):
             self._models[folder].plan(longest)
             self._sessions.pop(role, None)  # its CUDA graphs hold the former frequencies

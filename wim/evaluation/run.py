@@ -44,6 +44,7 @@ class Setup:
     n_documents: int
     device: torch.device
     dtype: torch.dtype
+    compiled: bool = False
 
     def finished(self, cell: Cell, results: Results) -> frozenset[int]:
         """The documents of which every answer is there. How many questions a file's document has, only the file knows."""
@@ -90,7 +91,9 @@ def run(setup: Setup, results: Results, progress: Progress, finish_cell: Callabl
     work = Work(
         source, setup.cells, setup.n_documents, finished, checkpoint.name, checkpoint.revision, settings.chunk_tokens
     )
-    reader = Reader(checkpoint, setup.classifier, setup.device, setup.dtype, progress=sys.stderr.isatty())
+    reader = Reader(
+        checkpoint, setup.classifier, setup.device, setup.dtype, progress=sys.stderr.isatty(), compiled=setup.compiled
+    )
     _open_longest(setup, work, reader)
 
     n_left_out = 0

@@ -110,7 +110,7 @@ class TreeGrower:
 
     def _margin(self, question: Question, chunk: Chunk, margin: str) -> Segment:
         kind = NO_MARGIN if margin == NO_EVIDENCE else MARGIN
-        prompt = fill(self.prompts.margin, query=question.query)
+        prompt = fill(self.prompts.margin, query=question.query, beginning=chunk.beginning)
         return self._branch(kind, prompt, margin, len(self.opening) + chunk.end)
 
     def _relevance(self, question: Question, chunk: Chunk, margin: str) -> Segment:
