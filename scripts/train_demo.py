@@ -23,10 +23,19 @@ from torch import Tensor
 
 from model import InputError, ModelConfig, build_model
 from weights.device import pick_device
+from weights.hub import resolve
 from wim.options import exit_code
 from wim.training.corpus import make_source, tokenizer_texts, training_text
 from wim.training.documents import Lengths
-from wim.training.folder import FAMILIES, SIZES, write_config, write_tokenizer, write_weights
+from wim.training.folder import (
+    FAMILIES,
+    SIZES,
+    copy_tokenizer,
+    read_weights,
+    write_config,
+    write_tokenizer,
+    write_weights,
+)
 from wim.training.objective import report
 from wim.training.optimizer import OPTIMIZERS, initialise, lr_factor, make_optimizers
 from wim.training.rows import Batches, batch_loader
@@ -43,6 +52,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, required=True, metavar="FOLDER", help="the checkpoint folder to write")
     add("--text", type=Path, metavar="FOLDER", help="books as .txt files; without it there is only built-in prose")
     add("--hold-out", action="append", default=[], metavar="NAME", help="leave out books with this in the file's name")
+    add("--start-from", metavar="FOLDER_OR_NAME", help="train on from a demo checkpoint's weights and tokenizer")
     add("--minutes", type=float, help="length of the run in time, compilation not counted")
     add("--steps", type=int, help="length of the run in steps")
     add("--resume", action="store_true", help="go on from the saved state, if there is one")
@@ -103,13 +113,18 @@ def train(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     books = training_text(args.text, args.hold_out)
     resume = args.resume and args.state.exists()
-    if not resume:
+    start_from = resolve(args.start_from) if args.start_from and not resume else None
+    if start_from is not None:
+        copy_tokenizer(start_from, args.out)
+    elif not resume:
         write_tokenizer(args.family, args.out, tokenizer_texts(books, args.seed), sizes["vocab_size"])
     config = write_config(args.family, args.out, sizes)
     source = make_source(args.out, books, lengths, question_lengths_max=args.question_lengths_max)
 
     model = build_model(ModelConfig.from_dict(config))
     initialise(model, args.seed)
+    if start_from is not None:
+        read_weights(model, start_from)
     model.to(device)
     optimizers = make_optimizers(model, args.optimizer, args.lr, fused=device.type == "cuda")
     run = Run(model, optimizers, {"family": args.family, "sizes": sizes, "optimizer": args.optimizer})

@@ -321,6 +321,23 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(script, tmp_path, monkeyp
         train("halves", "--resume", "--family", "qwen2")
 
 
+def test_a_run_starts_from_a_checkpoint(script, folder, tmp_path, capsys):
+    """With a learning rate of zero the weights stay as they were, and so does the tokenizer."""
+    sizes = [option for name, size in TINY.items() for option in ("--size", f"{name}={size}")]
+    common = [*sizes, "--steps", "1", "--lr", "0", "--row", "512", "--batch", "1", "--workers", "0", "--device", "cpu"]
+    common += ["--lengths", "100-300:1", "--start-from", str(folder)]
+    family = json.loads((folder / "config.json").read_text())["model_type"]
+    script.train(script.arguments(["--family", family, "--out", str(tmp_path / "new"), *common]))
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "new" / "model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    text = "Mary went to the kitchen. 17"
+    assert Tokenizer.from_folder(tmp_path / "new").encode(text) == Tokenizer.from_folder(folder).encode(text)
+    with pytest.raises(InputError, match="is not of the family and the sizes"):
+        script.train(
+            script.arguments(["--family", family, "--out", str(tmp_path / "other"), *common, "--size", "hidden_size=64"])
+        )
+
+
 def test_the_folder_loads_in_transformers(folder):
     transformers = pytest.importorskip("transformers")
     if folder.name.startswith("phi3"):

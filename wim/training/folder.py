@@ -10,18 +10,27 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from model.causal_lm import CausalLM
+from model.errors import InputError
 
 FAMILIES = ("llama", "phi3", "qwen2")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "added_tokens.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+)
 BOS, END_OF_TURN, PAD = "<s>", "<|end|>", "<|endoftext|>"
 CONTROL_TOKENS = (PAD, "<|system|>", "<|user|>", "<|assistant|>", END_OF_TURN)  # besides BOS
 CHAT_TEMPLATE = (
@@ -48,7 +57,7 @@ SIZES = {
     "num_hidden_layers": 8,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
-    "max_position_embeddings": 10_240,
+    "max_position_embeddings": 12_288,
     "rope_theta": 10_000.0,
 }
 
@@ -170,6 +179,24 @@ def write_weights(model: CausalLM, folder: Path) -> None:
     save_file(tensors, beside, metadata={"format": "pt"})
     beside.chmod(0o644)  # save_file lets only its owner read it
     os.replace(beside, folder / "model.safetensors")
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+
+
+def read_weights(model: CausalLM, folder: Path) -> None:
+    """The weights that `write_weights` wrote. Raises InputError for those of another family or size."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file) if file.exists() else {}
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wanted.pop("lm_head.weight")  # it is the embedding
+    if {name: tensor.shape for name, tensor in tensors.items()} != wanted:
+        raise InputError(f"{file} is not of the family and the sizes asked for; give the --family and --size that it has.")
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
