@@ -25,6 +25,7 @@ from wim.evaluation.progress import Progress
 from wim.evaluation.results import Results, fingerprint
 from wim.evaluation.run import Setup, run
 from wim.evaluation.table import ScoreTable, margin_table
+from wim.evaluation.workers import usable_cores
 from wim.options import (
     add_checkpoint_options,
     add_reading_options,
@@ -38,6 +39,8 @@ from wim.tasks import FORMATS, TASKS
 
 # The margins of a demo checkpoint are a few short sentences, and its context is too short to plan for more.
 DEMO_MARGIN_TOKENS = 64
+# The most unasked: each takes seconds to start and 400 MiB, and cores that are seen may be other containers' as well.
+DEFAULT_WORKERS = 8
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -54,6 +57,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--format", metavar="NAME", help=f"of --data: {', '.join(FORMATS)}; default: what its first record looks like")
     add("--corpus", metavar="FILE", help="the articles of MultiHop-RAG; default: corpus.json beside --data")
     add("--out", default="results", metavar="FOLDER", help="where answers and settings are kept; default: results")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"CPU: processes side by side; default 1, of a demo one a core, up to {DEFAULT_WORKERS}",
+    )
     add("--plot", metavar="FILE", help="draw accuracy against length (needs matplotlib)")
     add_checkpoint_options(parser)
     add_reading_options(parser, margin_window="all")
@@ -80,7 +89,7 @@ def numbers(text: str, option: str) -> list[int]:
 
 def check(args: argparse.Namespace) -> None:
     """Raises InputError for options that do not go together."""
-    for option in ("documents", "questions", "statements"):
+    for option in ("documents", "questions", "statements", "workers"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise InputError(f"--{option} is {value}; give at least 1.")
@@ -125,6 +134,16 @@ def make_setup(args: argparse.Namespace) -> Setup:
     )
 
 
+def count_workers(args: argparse.Namespace, setup: Setup) -> int:
+    """How many processes are to answer. Raises InputError for several on a device that one keeps busy."""
+    on_cpu = setup.device.type == "cpu"
+    if args.workers is None:
+        return min(usable_cores(), DEFAULT_WORKERS) if on_cpu and is_demo(args.model) else 1
+    if args.workers > 1 and not on_cpu:
+        raise InputError(f"--workers is {args.workers}, and one process keeps {setup.device} busy; leave it out.")
+    return args.workers
+
+
 def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
     """All that an answer depends on; the contents of models and texts by their fingerprints."""
     folders = {args.model: resolve(args.model, args.revision)}
@@ -149,6 +168,7 @@ def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
 
 def evaluate(args: argparse.Namespace) -> None:
     setup = make_setup(args)
+    n_workers = count_workers(args, setup)
     asked = {"cells": [asdict(cell) for cell in setup.cells], "patterns": setup.patterns, "documents": args.documents}
     results = Results(args.out, stored_settings(setup, args), asked)
     progress = Progress(setup.cells, setup.source, args.documents, setup.patterns, results)
@@ -159,11 +179,11 @@ def evaluate(args: argparse.Namespace) -> None:
         return [record for record in results.records.values() if record["document"] < args.documents]
 
     def finish_cell(cell: Cell) -> None:
-        for line in [*(table.header() if cell is setup.cells[0] else []), *table.rows(asked_records(), cell)]:
+        for line in [*(table.header() if cell == setup.cells[0] else []), *table.rows(asked_records(), cell)]:
             progress.print(line)
 
     try:
-        n_left_out = run(setup, results, progress, finish_cell)
+        n_left_out = run(setup, results, progress, finish_cell, n_workers)
     finally:
         progress.close()
     if n_left_out:

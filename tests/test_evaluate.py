@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
 from functools import partial
 from math import sqrt
@@ -19,6 +21,7 @@ from wim.evaluation.ahead import ahead
 from wim.evaluation.documents import Cell, Source, Work
 from wim.evaluation.results import Results
 from wim.evaluation.table import ScoreTable, difference, estimate, margin_counts, margin_table
+from wim.evaluation.workers import side_by_side
 from wim.events import Done
 from wim.plan import Settings, make_plan
 from wim.prompts import Prompts
@@ -134,6 +137,48 @@ def test_an_interrupted_run_goes_on_where_it_stopped(whole, folder, tmp_path, mo
     assert timeless(read(tmp_path)) == timeless(read(whole))
 
 
+def test_processes_side_by_side_answer_the_same_and_go_on_too(whole, folder, tmp_path, monkeypatch, capsys):
+    add = Results.add
+
+    def add_some(self, record):
+        if len(self.records) == 17:
+            raise KeyboardInterrupt
+        add(self, record)
+
+    monkeypatch.setattr(Results, "add", add_some)
+    assert evaluate.main(arguments(folder, tmp_path, "--workers", "2")) == 130
+    assert not multiprocessing.active_children()
+    monkeypatch.undo()
+    kept = read(tmp_path)
+    assert len(kept) == 17
+    capsys.readouterr()
+
+    assert evaluate.main(arguments(folder, tmp_path, "--workers", "2")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert read(tmp_path)[:17] == kept and len(read(tmp_path)) == len(read(whole))
+    assert timeless(read(tmp_path)) == timeless(read(whole))
+    assert evaluate.main(arguments(folder, whole)) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_an_error_in_a_process_ends_the_run(folder, tmp_path, capsys):
+    assert evaluate.main(arguments(folder, tmp_path, "--workers", "2", "--lengths", "2040")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "needs" in error
+    assert not multiprocessing.active_children()
+
+
+def test_a_lost_process_is_told():
+    with pytest.raises(InputError, match=r"lost \(exit code 7;"):
+        list(side_by_side([partial(os._exit, 7)]))
+
+
+def test_several_processes_are_for_the_cpu(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "pick_device", lambda name: torch.device("cuda"))
+    assert evaluate.main(arguments(folder, tmp_path, "--dtype", "float32", "--workers", "2")) == 2
+    assert "--workers is 2, and one process keeps cuda busy" in capsys.readouterr().err
+
+
 def test_more_can_be_asked_for_later(whole, folder, tmp_path):
     """Tasks, lengths, patterns and the number of documents change no answer, so they may grow."""
     assert evaluate.main(arguments(folder, tmp_path, "--tasks", "two_facts", "--documents", "1", "--patterns", "wim")) == 0
@@ -173,6 +218,7 @@ def test_a_changed_checkpoint_is_refused(folder, tmp_path, capsys):
         (["--lengths", "2040"], "needs"),
         (["--lengths", "50"], "allow more tokens"),
         (["--documents", "0"], "--documents is 0"),
+        (["--workers", "0"], "--workers is 0"),
         (["--margin-tokens", "0"], "margin_tokens is 0"),
         (["--margin-window", "some"], "--margin-window is 'some'"),
         (["--format", "squad"], "name it with --data"),
@@ -326,6 +372,21 @@ def test_documents_made_ahead_are_those_made_here(folder):
     assert [item and item.number for _, item in made] == [0, 2, None, 0, 1, 2, None]
     assert list(ahead(work, n_ahead=2)) == made
     assert all(len(item.questions(2)) == 2 for _, item in made if item)
+
+
+def test_work_is_shared_evenly(folder):
+    cells = tuple(Source().cells(["two_facts", "needles_values"], [600, 700]))
+    work = Work(Source(), cells, 3, {cells[1]: frozenset({1})}, folder, None, 128)
+
+    def left(work: Work) -> list[tuple[Cell, int]]:
+        return [(cell, number) for cell in cells for number in range(3) if number not in work.skip.get(cell, ())]
+
+    first, second = work.shares(2)
+    assert sorted(left(first) + left(second), key=left(work).index) == left(work)
+    for length in (600, 700):
+        counts = [sum(cell.length == length for cell, _ in left(share)) for share in (first, second)]
+        assert max(counts) - min(counts) <= 1
+    assert left(work.shares(1)[0]) == left(work) and len(work.shares(100)) == len(left(work))
 
 
 def test_an_error_of_the_other_process_is_raised_here():

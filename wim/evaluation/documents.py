@@ -8,7 +8,7 @@ task do not depend on what else was asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from weights import Checkpoint, Tokenizer
@@ -120,24 +120,45 @@ class Work:
     """What is to be read. An instance can be sent to another process, where calling it makes the items.
 
     model, revision: whose tokenizer counts and cuts
-    finished: for each cell, the numbers of documents that need not be made again
+    skip: for each cell, the numbers of documents that need not be made
     """
 
     source: Source
     cells: tuple[Cell, ...]
     n_documents: int
-    finished: dict[Cell, frozenset[int]]
+    skip: dict[Cell, frozenset[int]]
     model: str
     revision: str | None
     chunk_tokens: int
+
+    def shares(self, most: int) -> list[Work]:
+        """The same work in at most so many parts, none of them without a document.
+
+        Documents are dealt out like cards, the longest first, so that all parts take about as long.
+        """
+        left = [
+            (cell, number)
+            for cell in sorted(self.cells, key=lambda cell: -(cell.length or 0))
+            for number in range(self.n_documents)
+            if number not in self.skip.get(cell, frozenset())
+        ]
+        n = max(1, min(most, len(left)))
+        return [self._only(frozenset(left[i::n])) for i in range(n)]
+
+    def _only(self, chosen: frozenset[tuple[Cell, int]]) -> Work:
+        others = {
+            cell: frozenset(number for number in range(self.n_documents) if (cell, number) not in chosen)
+            for cell in self.cells
+        }
+        return replace(self, skip=others)
 
     def __call__(self) -> Iterator[tuple[Cell, Item | None]]:
         """Every cell's documents, and None at the end of the cell."""
         tokenizer = Checkpoint.open(self.model, self.revision).tokenizer
         for cell in self.cells:
-            done = self.finished.get(cell, frozenset())
-            if len(done) < self.n_documents:
-                for number, document in self.source.documents(cell, tokenizer, done):
+            skip = self.skip.get(cell, frozenset())
+            if len(skip) < self.n_documents:
+                for number, document in self.source.documents(cell, tokenizer, skip):
                     if number >= self.n_documents:
                         break
                     chunks = split_document(document.text, tokenizer, self.chunk_tokens)

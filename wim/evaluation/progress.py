@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from wim.evaluation.documents import Cell, Item, Source
+from wim.evaluation.documents import Cell, Source
 from wim.evaluation.results import Results
 
 
@@ -40,8 +40,8 @@ class Progress:
             bar_format="{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left",
         )
 
-    def begin(self, item: Item) -> None:
-        self.bar.set_description(f"{_name(item.cell)}, document {item.number + 1}", refresh=False)
+    def begin(self, cell: Cell, number: int) -> None:
+        self.bar.set_description(f"{_name(cell)}, document {number + 1}", refresh=False)
 
     def answered(self, cell: Cell) -> None:
         self.missing[cell] -= 1

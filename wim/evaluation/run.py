@@ -9,11 +9,14 @@ for each document:
 
 from __future__ import annotations
 
+import copyreg
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -23,11 +26,15 @@ from wim.evaluation.ahead import ahead
 from wim.evaluation.documents import Cell, Item, Source, Work
 from wim.evaluation.progress import Progress
 from wim.evaluation.results import Key, Record, Results
+from wim.evaluation.workers import side_by_side
 from wim.loop import WiM
 from wim.plan import Plan, Settings, make_plan
 from wim.prompts import Prompts
 from wim.reader import Reader
 from wim.tasks import NO_EVIDENCE, Question, score
+
+# A compiled chat template cannot be sent to another process, which opens the checkpoint itself.
+copyreg.pickle(Checkpoint, lambda checkpoint: (Checkpoint.open, (checkpoint.name, checkpoint.revision)))
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,9 @@ class Setup:
             if all((task, cell.length, number, i, p) in results for task in cell.tasks for i in each for p in self.patterns)
         )
 
-    def answered(self, item: Item, results: Results) -> bool:
+    def answered(self, item: Item, done: Container[Key]) -> bool:
         return all(
-            (question.task, item.cell.length, item.number, number, pattern) in results
+            (question.task, item.cell.length, item.number, number, pattern) in done
             for number, question in item.questions(self.source.questions)
             for pattern in self.patterns
         )
@@ -79,45 +86,103 @@ class Setup:
         )
 
 
-def run(setup: Setup, results: Results, progress: Progress, finish_cell: Callable[[Cell], None]) -> int:
+@dataclass(frozen=True)
+class Begun:
+    """A document is about to be read."""
+
+    cell: Cell
+    number: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question has been answered by a pattern."""
+
+    cell: Cell
+    record: Record
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The model's context cannot hold a document."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """There is nothing more to do of a cell."""
+
+    cell: Cell
+
+
+Event = Begun | Answered | LeftOut | Ended
+
+
+def run(setup: Setup, results: Results, progress: Progress, finish_cell: Callable[[Cell], None], n_workers: int = 1) -> int:
     """Answer what has not been answered. `finish_cell` is called for each cell in turn, when all its answers are there.
 
+    n_workers: the most processes that answer side by side, on the CPU; this one writes and shows what they send
     Returns how many documents were left out because the model's context cannot hold them: only a file's at the lengths
     that they have; a generated one that does not fit is refused before the work starts.
-    Raises InputError for whatever does not fit, and for a bad file.
+    Raises InputError for whatever does not fit, for a bad file, and for a process that is lost.
     """
     finished = {cell: setup.finished(cell, results) for cell in setup.cells}
     source, settings, checkpoint = setup.source, setup.settings, setup.checkpoint
     work = Work(
         source, setup.cells, setup.n_documents, finished, checkpoint.name, checkpoint.revision, settings.chunk_tokens
     )
-    reader = Reader(
-        checkpoint, setup.classifier, setup.device, setup.dtype, progress=sys.stderr.isatty(), compiled=setup.compiled
-    )
-    _open_longest(setup, work, reader)
+    shares = work.shares(n_workers)
+    if len(shares) == 1:
+        stream = work_through(setup, work, results, progress=sys.stderr.isatty())
+    else:
+        done = frozenset(results.records)
+        stream = side_by_side([partial(work_through, setup, share, done) for share in shares])
 
-    n_left_out = 0
+    n_left_out, n_ended = 0, Counter()
+    with closing(stream):
+        for event in stream:
+            match event:
+                case Begun(cell, number):
+                    progress.begin(cell, number)
+                case Answered(cell, record):
+                    results.add(record)
+                    progress.answered(cell)
+                case LeftOut():
+                    n_left_out += 1
+                case Ended(cell):
+                    # Each process goes through the cells in turn, so they end in turn for all of them together.
+                    n_ended[cell] += 1
+                    if n_ended[cell] == len(shares):
+                        progress.end(cell)
+                        finish_cell(cell)
+    return n_left_out
+
+
+def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool = False) -> Iterator[Event]:
+    """Do the work, or one process's share of it.
+
+    done: what has been answered before
+    progress: show on stderr how the weights are loaded
+    """
+    reader = Reader(setup.checkpoint, setup.classifier, setup.device, setup.dtype, progress, setup.compiled)
+    _open_longest(setup, work, reader)
     # The CPU has enough to do with the model, where that is where the model is.
     stream = work() if setup.device.type == "cpu" else ahead(work)
     for cell, item in stream:
         if item is None:
-            progress.end(cell)
-            finish_cell(cell)
+            yield Ended(cell)
             continue
-        if setup.answered(item, results):
+        if setup.answered(item, done):
             continue
-        progress.begin(item)
+        yield Begun(cell, item.number)
         try:
             plan = setup.plan(item)
         except InputError:
             if cell.length is not None:
                 raise
-            n_left_out += 1
+            yield LeftOut()
             continue
-        for record in answers(reader.open(plan), item, setup, results):
-            results.add(record)
-            progress.answered(cell)
-    return n_left_out
+        for record in answers(reader.open(plan), item, setup, done):
+            yield Answered(cell, record)
 
 
 def _open_longest(setup: Setup, work: Work, reader: Reader) -> None:
@@ -125,7 +190,7 @@ def _open_longest(setup: Setup, work: Work, reader: Reader) -> None:
 
     And the cache then has about the size that all documents need.
     """
-    to_do = [cell for cell in work.cells if cell.length and len(work.finished[cell]) < work.n_documents]
+    to_do = [cell for cell in work.cells if cell.length and len(work.skip[cell]) < work.n_documents]
     longest = {cell.tasks: cell for cell in sorted(to_do, key=lambda cell: cell.length)}
     firsts = [next(iter(replace(work, cells=(cell,))()))[1] for cell in longest.values()]
     plans = [setup.plan(item) for item in firsts if item is not None]
@@ -133,13 +198,13 @@ def _open_longest(setup: Setup, work: Work, reader: Reader) -> None:
         reader.open(max(plans, key=lambda plan: plan.capacity))
 
 
-def answers(wim: WiM, item: Item, setup: Setup, results: Results) -> Iterator[Record]:
+def answers(wim: WiM, item: Item, setup: Setup, done: Container[Key]) -> Iterator[Record]:
     """Ask all that has not been answered about a document."""
     asked = [Asked(item, wim, number, question) for number, question in item.questions(setup.source.questions)]
     judged_seconds: float | None = None
     for pattern in sorted(setup.patterns, key=lambda pattern: pattern == "rag"):  # it leaves no document in the cache
         for question in asked:
-            if question.key(pattern) in results:
+            if question.key(pattern) in done:
                 continue
             if pattern == "rag" and judged_seconds is None:
                 # On all questions, answered or not: what is judged together must not depend on interruptions.
