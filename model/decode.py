@@ -182,7 +182,9 @@ def _run_layer(layer: nn.Module, x: Tensor, rotary: tuple[Tensor, Tensor], atten
 @torch.compile(dynamic=False)
 def _store(kv: Tensor, slot: Tensor, k: Tensor, v: Tensor) -> None:
     """kv: (2, n_kv_heads, capacity, head_dim), slot: (rows,), k, v: (rows, n_kv_heads, 1, head_dim)."""
-    kv[:, :, slot] = torch.stack((k, v))[:, :, :, 0].transpose(1, 2)  # (2, n_kv_heads, rows, head_dim)
+    k, v = k[:, :, 0].transpose(0, 1), v[:, :, 0].transpose(0, 1)  # (n_kv_heads, rows, head_dim)
+    is_key = torch.arange(2, device=slot.device)[:, None, None, None] == 0
+    kv[:, :, slot] = torch.where(is_key, k, v)  # unlike torch.stack, this becomes one kernel with the store
 
 
 @torch.compile(dynamic=False)

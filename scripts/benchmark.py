@@ -32,7 +32,7 @@ from model import CausalLM, InputError, KVCache, ModelConfig, build_model
 from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
-from weights.device import peak_bytes, pick_device, pick_dtype
+from weights.device import check_compile, peak_bytes, pick_device, pick_dtype
 from wim.chunks import Chunk
 from wim.classifier import Classifier
 from wim.events import Done, MarginToken
@@ -336,6 +336,7 @@ def parse_arguments() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     dtype, cuda = pick_dtype(args.dtype, device), device.type == "cuda"
+    check_compile(args.compile, device)
     if not args.model and not args.shapes:
         args.shapes, args.model = ("llama-3.1-8b", None) if cuda else (None, "demo-llama")
     settings = Settings(

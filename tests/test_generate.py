@@ -249,6 +249,7 @@ BAD = {
     "seed": ({}, ["--temperature", "1", "--seed", str(2**70)], f"seed is {2**70}"),
     "unknown device": ({}, ["--device", "abacus"], "'abacus' is not there"),
     "absent device": ({}, ["--device", "cuda:99"], "'cuda:99' is not there"),
+    "compiled on a CPU": ({}, ["--compile"], "--compile is for CUDA, and the device is cpu"),
     "unknown dtype": ({}, ["--dtype", "int3"], "'int3' is unknown"),
     "unknown architecture": ({"model": "gpt2"}, [], "'GPT2LMHeadModel' is not supported"),
     "no weights": ({"model": "no-weights"}, [], "has no model.safetensors"),

@@ -66,3 +66,9 @@ def peak_bytes(device: torch.device) -> int | None:
 
 def _count(device_type: str) -> int:
     return torch.cuda.device_count() if device_type == "cuda" else 1
+
+
+def check_compile(compiled: bool, device: torch.device) -> None:
+    """Raises InputError where layers should be compiled (CausalLM.compile_layers) on another device than CUDA."""
+    if compiled and device.type != "cuda":
+        raise InputError(f"--compile is for CUDA, and the device is {device}; leave it out.")

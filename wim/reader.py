@@ -12,7 +12,7 @@ from torch import nn
 from model import InputError, KVCache, ModelConfig
 from model.session import PREFILL_TOKENS, Session
 from weights import Checkpoint
-from weights.device import free_bytes
+from weights.device import check_compile, free_bytes
 from wim.classifier import Classifier
 from wim.loop import WiM
 from wim.plan import Plan, Settings, make_plan
@@ -65,8 +65,7 @@ class Reader:
         progress: bool = False,
         compiled: bool = False,
     ):
-        if compiled and device.type != "cuda":
-            raise InputError(f"--compile is for CUDA, and the device is {device}; leave it out.")
+        check_compile(compiled, device)
         self.checkpoint, self.classifier = checkpoint, classifier
         self.device, self.dtype, self.progress, self.compiled = device, dtype, progress, compiled
         self._models: dict[str, nn.Module] = {}  # by folder
