@@ -7,7 +7,7 @@ of the document, whatever the text looks like.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,29 +50,29 @@ class Chunk:
 def split_document(text: str, tokenizer: TextEncoder, chunk_tokens: int) -> list[Chunk]:
     """Cut `text` into chunks of at most `chunk_tokens` tokens.
 
-    The cuts are made from the end, so what is left over is the first chunk: a margin about a short chunk easily takes in
-    what stands before it, and before the first there is nothing. A chunk begins after the first end of a paragraph in
-    the first eighth of its budget, else after the first end of a sentence in it, else after that of a line, else (code
-    or tables without any) where the budget begins.
+    A chunk ends at the last end of a paragraph in its last eighth, else at the last end of a sentence that the budget
+    reaches, else at that of a line, else (code or tables without any) at the budget itself.
     """
     ids, offsets = tokenizer.encode_with_offsets(text)
     token_starts = [start for start, _ in offsets]
     paragraphs, sentences, lines = (
         _tokens_before(pattern, text, token_starts) for pattern in (PARAGRAPH_END, SENTENCE_END, LINE_END)
     )
-    cuts = [len(ids)] if ids else []
-    while cuts and (budget := cuts[-1] - chunk_tokens) > 0:
-        early = budget + chunk_tokens // 8
-        cuts.append(
-            _first_cut(paragraphs, budget, early)
-            or _first_cut(sentences, budget, cuts[-1])
-            or _first_cut(lines, budget, cuts[-1])
-            or budget
-        )
 
     chunks: list[Chunk] = []
-    start = text_start = 0
-    for end in reversed(cuts):
+    start, text_start = 0, 0
+    while start < len(ids):
+        budget = start + chunk_tokens
+        if budget >= len(ids):
+            end = len(ids)
+        else:
+            late = budget - chunk_tokens // 8
+            end = (
+                _last_cut(paragraphs, late, budget)
+                or _last_cut(sentences, start, budget)
+                or _last_cut(lines, start, budget)
+                or budget
+            )
         text_end = len(text) if end == len(ids) else max(offsets[end - 1][1], text_start)
         beginning = _beginning(text[text_start:text_end])
         chunks.append(Chunk(len(chunks), ids[start:end], start, end, text_start, text_end, beginning))
@@ -95,7 +95,7 @@ def _tokens_before(pattern: re.Pattern[str], text: str, token_starts: list[int])
     return [bisect_left(token_starts, match.end()) for match in pattern.finditer(text)]
 
 
-def _first_cut(cuts: list[int], least: int, below: int) -> int | None:
-    """The smallest cut in [least, below)."""
-    i = bisect_left(cuts, least)
-    return cuts[i] if i < len(cuts) and cuts[i] < below else None
+def _last_cut(cuts: list[int], above: int, most: int) -> int | None:
+    """The largest cut in (above, most]."""
+    i = bisect_right(cuts, most)
+    return cuts[i - 1] if i and cuts[i - 1] > above else None
