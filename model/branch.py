@@ -51,7 +51,6 @@ class Branches:
         # Pads stand anywhere; nobody sees them.
         return ((self.prefix_ends - self.first_slots)[:, None] + slots).clamp(min=0)
 
-    @torch.compiler.disable
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each."""
         start, end = self.length, self.length + k.shape[2]

@@ -70,7 +70,6 @@ class KVCache:
             )
         return torch.arange(self.length, self.length + seq_len, device=self.storage.device).unsqueeze(0)
 
-    @torch.compiler.disable  # compiled layers call it as it is
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """Store the new keys and values of one layer behind `length` and attend to everything up to them.
 

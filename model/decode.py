@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.attention_cuda import flash_serves, packed_attention, single_query_attention
+from model.attention_cuda import packed_attention, single_query_attention
 from model.branch import Branches
 from model.cache import KVCache
 from model.causal_lm import Attend, CausalLM, run_eagerly
@@ -224,8 +224,3 @@ def graph_bound(n_keys: int) -> int:
     """
     bound = max(LEAST_BOUND, 1 << (n_keys - 1).bit_length())
     return bound * 3 // 4 if LEAST_BOUND < bound and n_keys <= bound * 3 // 4 else bound
-
-
-def can_decode_with_graphs(model: CausalLM, cache: KVCache) -> bool:
-    """Whether the decoders serve this model on this device: FlashAttention is there, and there are no sliding windows."""
-    return flash_serves(cache.storage) and all(window is None for window in model.config.sliding_windows)

@@ -25,7 +25,6 @@ class Packed:
     def positions(self, seq_len: int) -> Tensor:
         return torch.cat((self.first.positions(self.n_first), self.second.positions(seq_len - self.n_first)), dim=1)
 
-    @torch.compiler.disable
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         sizes = (self.n_first, q.shape[2] - self.n_first)
         groups = zip(*(x.split(sizes, dim=2) for x in (q, k, v)), strict=True)

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from model.attention_cuda import flash_serves
 from model.branch import Branches
 from model.cache import KVCache
 from model.causal_lm import CausalLM, Context
-from model.decode import BranchDecoder, TailDecoder, can_decode_with_graphs
 from model.pack import Packed
 from model.sampling import Sampler
+
+if TYPE_CHECKING:
+    from model.decode import BranchDecoder, TailDecoder
 
 PREFILL_TOKENS = 4096  # the most that one forward pass reads: bounds the memory for activations
 # The device is given a burst of decode steps while the tokens of the one before are looked at, so it never waits for the
@@ -40,7 +44,9 @@ class Session:
         weight = model.lm_head.weight
         self.model, self.device = model, weight.device
         self.cache = KVCache(model.config, capacity, device=weight.device, dtype=weight.dtype)
-        self.graphs = can_decode_with_graphs(model, self.cache)
+        # model/decode.py needs FlashAttention, and knows no sliding windows. It is imported where it is used: it loads the
+        # compiler, which takes seconds.
+        self.graphs = flash_serves(self.cache.storage) and not any(model.config.sliding_windows)
         self.tail_decoder: TailDecoder | None = None
         self.branch_decoders: dict[int, BranchDecoder] = {}  # by number of rows
 
@@ -167,12 +173,16 @@ class Session:
         return lambda tokens: self.model(tokens[:, None], context)[:, -1]
 
     def _graph_tail(self, max_tokens: int) -> TailDecoder:
+        from model.decode import TailDecoder
+
         if self.tail_decoder is None:
             self.tail_decoder = TailDecoder(self.model, self.cache)
         self.tail_decoder.begin(max_tokens)
         return self.tail_decoder
 
     def _graph_branches(self, branches: Branches) -> BranchDecoder:
+        from model.decode import BranchDecoder
+
         rows = 1 << (len(branches.ends) - 1).bit_length()  # a power of two: few graphs to capture, few compilations
         if rows not in self.branch_decoders:
             self.branch_decoders[rows] = BranchDecoder(self.model, self.cache, rows)

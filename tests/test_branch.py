@@ -14,7 +14,7 @@ from model_variants import ATTENDING, VARIANTS, random_tokens, tiny_model, varia
 from model import branch
 from model.branch import Branches
 from model.cache import KVCache
-from model.decode import can_decode_with_graphs, prefix_pieces
+from model.decode import prefix_pieces
 from model.sampling import Sampler
 from model.session import Session
 
@@ -186,7 +186,7 @@ def test_pieces_of_one_row_are_of_one_size(end, n_pieces):
 
 def test_the_cpu_decodes_the_plain_way():
     model = model_of("llama")
-    assert not can_decode_with_graphs(model, KVCache(model.config, 8))
+    assert not Session(model, 8).graphs
 
 
 # On a GPU.

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from model import ModelConfig, build_model, decode
+from model.causal_lm import compiled_layers
 from model.decode import BranchDecoder, TailDecoder, graph_bound
 from model.session import Session
 
@@ -118,7 +119,7 @@ def test_compiled_layers_are_compiled_once_for_all_layers_and_lengths(architectu
     session, token_ids = reading(architecture)
     compiled = torch._dynamo.testing.CompileCounter()
     expected = session.prefill(token_ids[:70].tolist())
-    session.model.model.run_layer = torch.compile(decode.run_eagerly, backend=compiled, dynamic=True)
+    session.model.model.run_layer = compiled_layers(compiled)
     counts = []
     for n_first in (30, 37, 64):
         session.rollback(ENDS[-1])
