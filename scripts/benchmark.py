@@ -148,8 +148,7 @@ class Bench:
         size = settings.chunk_tokens
         parts = [ids[start : start + size] for start in range(0, len(ids), size)]
         chunks = [
-            Chunk(i, part, i * size, i * size + len(part), 0, 0, tokenizer.decode(part[:8]).strip())
-            for i, part in enumerate(parts)
+            Chunk(i, part, i * size, i * size + len(part), 0, 0, tokenizer.decode(part)) for i, part in enumerate(parts)
         ]
         return make_plan(standin, "numbers", [QUERY], settings, Prompts(), standin, chunks=chunks)
 

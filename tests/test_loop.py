@@ -21,6 +21,7 @@ from wim import reader
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone, MarginToken, Rollback
 from wim.plan import NOTE_EDGES, Wording, make_plan
 from wim.prompts import Prompts
+from wim.repeats import sentences
 
 DOCUMENT = document()
 # Its margin prompts differ in length: a chunk of blank lines begins with nothing, emoji take many tokens.
@@ -328,6 +329,22 @@ def test_the_pattern_llm_is_the_document_and_then_the_question(folders, name):
     assert not of(MarginToken, events) and last.margins == [] and wim.plan.verdict_capacity == 0
     assert torch.equal(region(wim.session), region(session))
     assert last.answer == reply(session, wim.wording.answer(QUERY), wim, 9)
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_the_final_prompt_holds_no_sentence_of_a_chunk_before_twice(folders, repeats):
+    wim = open_wim(folders["llama"], document(), threshold=0.0, repeats=repeats)
+    first, second, *others = (chunk.text for chunk in wim.plan.chunks)
+    only_in_first = next(sentence for sentence in sentences(first) if sentence not in second)
+    read = tokens_read(wim)
+
+    def write(event):
+        if isinstance(event, MarginDone):
+            event.margin.text = only_in_first if event.margin.chunk < 2 else f"Nothing new in {event.margin.chunk}."
+
+    list(map(write, wim.ask(QUERY)))
+    kept = [only_in_first] * (2 if repeats else 1) + [f"Nothing new in {2 + i}." for i in range(len(others))]
+    assert wim.wording.answer_with_margins(QUERY, kept) in read
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3-window", "qwen2"])

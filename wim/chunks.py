@@ -35,7 +35,7 @@ class Chunk:
     ids: its token ids
     start, end: its tokens are [start, end) of the document's tokens
     text_start, text_end: its characters are [text_start, text_end) of the document's text
-    beginning: its first words on one line, by which a prompt can name it
+    text: these characters
     """
 
     index: int
@@ -44,7 +44,17 @@ class Chunk:
     end: int
     text_start: int
     text_end: int
-    beginning: str
+    text: str
+
+    @property
+    def beginning(self) -> str:
+        """Its first words on one line, by which a prompt can name it: at most BEGINNING_CHARS characters."""
+        line = one_line(self.text)
+        if len(line) <= BEGINNING_CHARS:
+            return line
+        # The first few characters alone (the number of a chapter, say) would not name it; Chinese has no spaces.
+        cut = line.rfind(" ", BEGINNING_CHARS // 3, BEGINNING_CHARS + 1)
+        return line[: cut if cut > 0 else BEGINNING_CHARS]
 
 
 def split_document(text: str, tokenizer: TextEncoder, chunk_tokens: int) -> list[Chunk]:
@@ -74,20 +84,9 @@ def split_document(text: str, tokenizer: TextEncoder, chunk_tokens: int) -> list
                 or budget
             )
         text_end = len(text) if end == len(ids) else max(offsets[end - 1][1], text_start)
-        beginning = _beginning(text[text_start:text_end])
-        chunks.append(Chunk(len(chunks), ids[start:end], start, end, text_start, text_end, beginning))
+        chunks.append(Chunk(len(chunks), ids[start:end], start, end, text_start, text_end, text[text_start:text_end]))
         start, text_start = end, text_end
     return chunks
-
-
-def _beginning(text: str) -> str:
-    """The first words on one line, at most BEGINNING_CHARS characters; without spaces (Chinese, say) just so many."""
-    line = one_line(text)
-    if len(line) <= BEGINNING_CHARS:
-        return line
-    # The first few characters alone (the number of a chapter, say) would not name it.
-    cut = line.rfind(" ", BEGINNING_CHARS // 3, BEGINNING_CHARS + 1)
-    return line[: cut if cut > 0 else BEGINNING_CHARS]
 
 
 def _tokens_before(pattern: re.Pattern[str], text: str, token_starts: list[int]) -> list[int]:

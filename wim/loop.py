@@ -27,6 +27,7 @@ from wim.chunks import Chunk
 from wim.classifier import Classifier
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Event, Margin, MarginDone, MarginToken, Rollback
 from wim.plan import Plan
+from wim.repeats import without_repeats
 
 
 class WiM:
@@ -107,8 +108,11 @@ class WiM:
         if self._unjudged is not None:
             yield from self._judge(query, [self._unjudged])
             self._unjudged = None
-        relevant = [margin.text for margin in margins if margin.relevant]
-        return (yield from self._answer(self.wording.answer_with_margins(query, relevant)))
+        relevant = [margin for margin in margins if margin.relevant]
+        notes = [margin.text for margin in relevant]
+        if not self.settings.repeats:
+            notes = list(without_repeats((margin.text, self.plan.chunks[margin.chunk]) for margin in relevant))
+        return (yield from self._answer(self.wording.answer_with_margins(query, notes)))
 
     def _llm(self, query: str, margins: list[Margin]) -> Iterator[Event]:
         yield from self._read(self.plan.chunks)

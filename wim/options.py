@@ -30,6 +30,7 @@ def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> 
     together = f"write the margins of N chunks together; default {margin_window}"
     add("--margin-window", default=margin_window, metavar="N|all", help=together)
     add("--pack", action="store_true", help="judge a margin while the next chunk is read (window 1)")
+    add("--repeats", action="store_true", help="keep sentences in the final prompt that an earlier margin holds already")
     add("--answer-tokens", type=int, default=defaults.answer_tokens, help="the most of the answer")
     add("--threshold", type=float, default=defaults.threshold, help="the least probability of a relevant margin")
     add("--prompts", metavar="FILE", help="a JSON file with wording to use instead of the project's own")
@@ -56,6 +57,7 @@ def reading_settings(args: argparse.Namespace, pattern: str = "wim", margin_toke
         answer_tokens=args.answer_tokens,
         margin_window=window(args.margin_window),
         pack=args.pack,
+        repeats=args.repeats,
         threshold=args.threshold,
         temperature=args.temperature,
         top_p=args.top_p,

@@ -31,6 +31,7 @@ class Settings:
     pack: judge a margin in the same forward pass that reads the next chunk: for a window of 1 and the model as its own
         classifier. The verdict comes that much later, and the document's cache is that of plain prefill to rounding
         instead of bit for bit
+    repeats: list a sentence that an earlier margin holds once more, though its chunk does not say it (wim/repeats.py)
     threshold: a margin (or a chunk, in `rag`) is relevant when the probability of YES against NO is at least this
     temperature, top_p, seed: see model.sampling.Sampler
     system: the system prompt, if any
@@ -42,6 +43,7 @@ class Settings:
     answer_tokens: int = 100
     margin_window: int | None = 1
     pack: bool = False
+    repeats: bool = False
     threshold: float = 0.5
     temperature: float = 0.0
     top_p: float = 1.0

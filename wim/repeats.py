@@ -1,0 +1,37 @@
+"""What of the margins goes into the final prompt: no sentence of a chunk before that an earlier margin has already.
+
+Nothing marks where a chunk begins in the cache, so a model may copy a sentence that stands before its chunk. Listed twice,
+it reads as if it had happened twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from wim.chunks import SENTENCE_END, Chunk
+from wim.prompts import one_line
+
+
+def without_repeats(margins: Iterable[tuple[str, Chunk]]) -> Iterator[str]:
+    """The margins, each with the chunk that it is about, in the order of the document.
+
+    A sentence that an earlier margin holds word for word is left out, unless the chunk itself says it again; a margin of
+    which nothing is left is left out whole.
+    """
+    known: set[str] = set()
+    for margin, chunk in margins:
+        written, read = sentences(margin), one_line(chunk.text)
+        kept = [sentence for sentence in written if sentence not in known or sentence in read]
+        known.update(written)
+        if kept:
+            yield " ".join(kept)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each on one line."""
+    text, start, found = one_line(text), 0, []
+    for end in [match.end() for match in SENTENCE_END.finditer(text)] + [len(text)]:
+        if sentence := text[start:end].strip():
+            found.append(sentence)
+        start = end
+    return found
