@@ -56,6 +56,10 @@ class Checkpoint:
             )
         return cls(name, revision, folder, config, tokenizer, chat)
 
+    def __reduce__(self) -> tuple:
+        """Sent to another process, it is opened there anew: a compiled chat template cannot be pickled."""
+        return Checkpoint.open, (self.name, self.revision)
+
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of the parameters in `dtype`, tied ones counted once. Needs no weight file."""
         return sum(parameter.numel() for parameter in self._skeleton().parameters()) * dtype.itemsize

@@ -9,7 +9,6 @@ for each document:
 
 from __future__ import annotations
 
-import copyreg
 import sys
 import time
 from collections import Counter
@@ -32,9 +31,6 @@ from wim.plan import Plan, Settings, make_plan
 from wim.prompts import Prompts
 from wim.reader import Reader
 from wim.tasks import NO_EVIDENCE, Question, score
-
-# A compiled chat template cannot be sent to another process, which opens the checkpoint itself.
-copyreg.pickle(Checkpoint, lambda checkpoint: (Checkpoint.open, (checkpoint.name, checkpoint.revision)))
 
 
 @dataclass(frozen=True)
