@@ -65,7 +65,8 @@ def _attention_by_definition(q: Tensor, keys: Tensor, values: Tensor, causal: bo
             query_at = block[:, None] + n_keys - n_queries
             scores = scores.masked_fill(key_at > query_at, float("-inf"))
         lse = scores.logsumexp(dim=-1)
-        parts.append(((scores - lse.unsqueeze(-1)).exp().to(values.dtype) @ values, lse))
+        finite = lse.clamp(min=torch.finfo(lse.dtype).min)  # a query that sees no key gets 0, and an LSE of -inf
+        parts.append(((scores - finite.unsqueeze(-1)).exp().to(values.dtype) @ values, lse))
     outputs, lses = zip(*parts, strict=True)
     return torch.cat(outputs, dim=2), torch.cat(lses, dim=2)
 

@@ -97,9 +97,8 @@ class Branches:
         """The query heads that read one head of keys stand side by side: enough queries for the kernel's tiles."""
         rows, n_heads, n_queries, head_dim = q.shape
         keys, values = prefix[:, 0].transpose(1, 2)  # (capacity, n_kv_heads, head_dim)
-        grouped = q.unflatten(1, (keys.shape[1], -1)).permute(
-            0, 2, 3, 1, 4
-        )  # (rows, group, n_queries, n_kv_heads, head_dim)
+        by_group = q.unflatten(1, (keys.shape[1], -1))  # (rows, n_kv_heads, group, n_queries, head_dim)
+        grouped = by_group.permute(0, 2, 3, 1, 4)  # (rows, group, n_queries, n_kv_heads, head_dim)
         size = grouped.shape[1] * n_queries
         starts, zeros = _steps(rows, size, q.device), torch.zeros(rows + 1, dtype=torch.int32, device=q.device)
         counts = self.prefix_ends.to(torch.int32)

@@ -34,6 +34,22 @@ def test_blocks_of_queries(monkeypatch, lengths, causal):
     assert lse.shape == q.shape[:3]
 
 
+@pytest.mark.parametrize("compute", [attention.attention_with_lse, attention._attention_by_definition])
+def test_a_bias_hides_keys(compute):
+    q, keys, values = random_qkv(3, 40)
+    bias = torch.zeros(3, 40).masked_fill(torch.arange(40) >= torch.tensor([[40], [17], [1]]), float("-inf"))
+    out, lse = compute(q, keys, values, False, bias)
+    for query, n_seen in enumerate((40, 17, 1)):
+        seen = q[:, :, query : query + 1], keys[:, :, :n_seen], values[:, :, :n_seen]
+        torch.testing.assert_close(out[:, :, query : query + 1], reference(*seen, causal=False))
+        torch.testing.assert_close(lse[:, :, query : query + 1], attention._attention_by_definition(*seen, False)[1])
+
+
+def test_a_query_that_sees_no_key():
+    out, lse = attention._attention_by_definition(*random_qkv(1, 7), False, torch.full((1, 7), float("-inf")))
+    assert out.count_nonzero() == 0 and (lse == float("-inf")).all()
+
+
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_pieces_of_a_prefix(monkeypatch, lengths):
     used = []

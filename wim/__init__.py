@@ -1,7 +1,7 @@
 """Text, chunks and the order of events, and no tensor arithmetic: Writing in the Margins on top of `model/`.
 
-Read in this order: chunks.py, prompts.py, events.py, plan.py, classifier.py, loop.py; then reader.py, which puts them
-together. This is the part to carry over to another model.
+Read in this order: chunks.py, prompts.py, events.py, plan.py, classifier.py, repeats.py, loop.py; then reader.py, which
+puts them together. This is the part to carry over to another model.
 """
 
 from wim.loop import WiM
