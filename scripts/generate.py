@@ -33,7 +33,7 @@ from wim.reader import open_reader
 from wim.terminal import Terminal
 
 DEMO_DOCUMENT = Path(__file__).with_name("demo.txt")
-DEMO_QUERY = "How many times did Mary move?"
+DEMO_QUERY = "Where is the lamp?"
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
