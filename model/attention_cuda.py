@@ -8,8 +8,9 @@ Measured on one H200, bfloat16, 32 heads over 8 of keys, head size 128, against 
 
 FlashAttention splits the keys among blocks, so that a few queries fill the card; cuDNN is the faster of the two for many.
 So long chunks go to cuDNN, and everything short to FlashAttention. cuDNN has one drawback: it builds a plan of 40 ms for
-each new pair of lengths (and for each new cache, whose strides are others), and every chunk of a document is a new pair. So it is only ever given a few: queries are padded to
-a multiple of 1,024 and the prefix is cut into pieces whose lengths are powers of two.
+each new pair of lengths (and for each new cache, whose strides are others), and every chunk of a document is a new pair.
+So it is only ever given a few: queries are padded to a multiple of 1,024 and the prefix is cut into pieces whose lengths
+are powers of two.
 """
 
 from __future__ import annotations
