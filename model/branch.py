@@ -52,7 +52,11 @@ class Branches:
         return ((self.prefix_ends - self.first_slots)[:, None] + slots).clamp(min=0)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
-        """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each."""
+        """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each.
+
+        Three ways to the same: packed into one kernel call (FlashAttention, on CUDA), one query a row under a mask
+        (elsewhere), and row by row, which is the definition (prompts off CUDA, and sliding windows).
+        """
         start, end = self.length, self.length + k.shape[2]
         own = self.storage[layer].transpose(1, 2)[:, :, :, :end]  # (2, rows, n_kv_heads, end, head_dim)
         own[0, :, :, start:] = k

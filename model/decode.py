@@ -46,7 +46,7 @@ class GraphDecoder:
         self.position = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self.slot = torch.zeros(rows, dtype=torch.int64, device=device)  # where in the cache a row's next token goes
         self.key_counts = torch.zeros(0, dtype=torch.int32, device=device)  # of the ranges of keys that a step looks at
-        self.bound = 0  # of what is fixed in a graph: it serves up to so many keys; 0: any
+        self.bound = 0  # the graph in use serves up to so many keys; 0: all that there may be
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}  # by bound, with the logits that it writes
 
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ class GraphDecoder:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), torch._dynamo.config.patch(recompile_limit=64):
-            self._step()  # compiles, and lets libraries allocate what a capture must not
+            # Compiles, and lets libraries allocate what a capture must not. What it stores, the first replay stores anew.
+            self._step()
         torch.cuda.current_stream().wait_stream(stream)
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)

@@ -91,7 +91,8 @@ class Session:
                 n_tokens += 1
                 yield token_id
         finally:
-            # Steps may have run past the end, and a graph does not move the pointer.
+            # A graph does not move the pointer; of the tokens taken it has read all but the last of `max_tokens`. Plain
+            # decoding has moved it, perhaps over a token that was not taken.
             if self.graphs:
                 self.cache.advance(min(n_tokens, max_tokens - 1))
             self.cache.rollback(min(self.length, start + n_tokens))

@@ -11,17 +11,19 @@ from collections.abc import Iterable, Iterator
 from wim.chunks import SENTENCE_END, Chunk
 from wim.prompts import one_line
 
+SHORT = 6  # characters: what is shorter may be an abbreviation or a number, whose full stop ends no sentence
+
 
 def without_repeats(margins: Iterable[tuple[str, Chunk]]) -> Iterator[str]:
     """The margins, each with the chunk that it is about, in the order of the document.
 
-    A sentence that an earlier margin holds word for word is left out, unless the chunk itself says it again; a margin of
-    which nothing is left is left out whole.
+    A sentence that an earlier margin holds word for word is left out, unless the chunk itself says it again or it is SHORT;
+    a margin of which nothing is left is left out whole.
     """
     known: set[str] = set()
     for margin, chunk in margins:
         written, read = sentences(margin), one_line(chunk.text)
-        kept = [sentence for sentence in written if sentence not in known or sentence in read]
+        kept = [line for line in written if line not in known or line in read or len(line) < SHORT]
         known.update(written)
         if kept:
             yield " ".join(kept)
