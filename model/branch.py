@@ -12,6 +12,8 @@ The rows' private keys and values are written into the free space above the cach
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -86,16 +88,29 @@ class Branches:
 
     def _masked_prefix(self, q: Tensor, prefix: Tensor) -> Part:
         """One query a row: side by side they are the queries of one sequence, and each key is read once for all."""
-        keys, values = prefix[:, :, :, : max(max(self.ends), 1)]
-        bias = _hide(torch.arange(keys.shape[2], device=q.device) >= self.prefix_ends[:, None], q)  # (rows, n_keys)
-        out, lse = attention_with_lse(q.transpose(0, 2), keys, values, causal=False, bias=bias)
+        keys, values = prefix[:, :, :, : self._prefix_bias.shape[1]]
+        out, lse = attention_with_lse(q.transpose(0, 2), keys, values, causal=False, bias=self._prefix_bias)
         return out.transpose(0, 2), lse.transpose(0, 2)
 
     def _masked_own(self, q: Tensor, own: Tensor) -> Part:
-        bias = None
-        if any(self.pads):
-            bias = _hide(torch.arange(own.shape[3], device=q.device) < self.first_slots[:, None], q)[:, None, None]
+        bias = self._own_bias[..., : own.shape[3]] if any(self.pads) else None
         return attention_with_lse(q, *own, causal=False, bias=bias)
+
+    @cached_property
+    def _prefix_bias(self) -> Tensor:
+        """(rows, length of the longest prefix): hides from each row what lies behind its end."""
+        keys = torch.arange(max(*self.ends, 1), device=self.prefix_ends.device)
+        return self._hide(keys >= self.prefix_ends[:, None])
+
+    @cached_property
+    def _own_bias(self) -> Tensor:
+        """(rows, 1, 1, capacity): hides the pads."""
+        slots = torch.arange(self.capacity, device=self.first_slots.device)
+        return self._hide(slots < self.first_slots[:, None])[:, None, None]
+
+    def _hide(self, hidden: Tensor) -> Tensor:
+        """What is added to the scores so that some keys are not seen."""
+        return torch.zeros_like(hidden, dtype=self.storage.dtype).masked_fill(hidden, float("-inf"))
 
     def _packed_prefix(self, q: Tensor, prefix: Tensor) -> Part:
         """The query heads that read one head of keys stand side by side: enough queries for the kernel's tiles."""
@@ -120,11 +135,6 @@ class Branches:
         groups = _steps(rows, n_queries, q.device), starts, counts
         out, lse = packed_attention(queries, keys, values, *groups, n_queries, causal=True)
         return out.unflatten(0, (rows, -1)).transpose(1, 2), lse.unflatten(1, (rows, -1)).transpose(0, 1)
-
-
-def _hide(hidden: Tensor, q: Tensor) -> Tensor:
-    """What is added to the scores so that some keys are not seen."""
-    return torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill(hidden, float("-inf"))
 
 
 def _steps(rows: int, size: int, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from model.rotary import RotaryEmbedding
 
 # What a layer is handed: (q, k, v, window) -> attention output, all (batch, heads, seq_len, head_dim).
 Attend = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
+MOST_COMPILATIONS = 64  # of one function before torch.compile gives up: each family, dtype and number of rows needs its own
 RunLayer = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor], Attend], Tensor]
 
 
@@ -55,7 +56,7 @@ def compiled_layers(backend: str | Callable = "inductor") -> RunLayer:
     One compilation serves all layers and lengths; another family or dtype needs its own.
     """
     dynamo = torch._dynamo  # loading it takes seconds, so nothing does before this
-    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 64)
+    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, MOST_COMPILATIONS)
     compiled = torch.compile(run_eagerly, dynamic=True, backend=backend)
     as_it_is = dynamo.disable(lambda attend, *args: attend(*args))
     return lambda layer, x, rotary, attend: compiled(layer, x, rotary, partial(as_it_is, attend))

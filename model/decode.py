@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from model.attention_cuda import packed_attention, single_query_attention
 from model.branch import Branches
 from model.cache import KVCache
-from model.causal_lm import Attend, CausalLM, run_eagerly
+from model.causal_lm import MOST_COMPILATIONS, Attend, CausalLM, run_eagerly
 
 LEAST_BOUND = 4096  # keys
 
@@ -63,7 +63,7 @@ class GraphDecoder:
         before = [tensor.clone() for tensor in state]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch._dynamo.config.patch(recompile_limit=64):
+        with torch.cuda.stream(stream), torch._dynamo.config.patch(recompile_limit=MOST_COMPILATIONS):
             # Compiles, and lets libraries allocate what a capture must not. What it stores, the first replay stores anew.
             self._step()
         torch.cuda.current_stream().wait_stream(stream)

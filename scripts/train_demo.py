@@ -114,6 +114,8 @@ def train(args: argparse.Namespace) -> None:
     books = training_text(args.text, args.hold_out)
     resume = args.resume and args.state.exists()
     start_from = resolve(args.start_from) if args.start_from and not resume else None
+    if start_from is not None and start_from.resolve() == args.out.resolve():
+        raise InputError(f"--start-from and --out are both {args.out}; give another folder for what is written.")
     if start_from is not None:
         copy_tokenizer(start_from, args.out)
     elif not resume:
@@ -122,9 +124,10 @@ def train(args: argparse.Namespace) -> None:
     source = make_source(args.out, books, lengths, question_lengths_max=args.question_lengths_max)
 
     model = build_model(ModelConfig.from_dict(config))
-    initialise(model, args.seed)
     if start_from is not None:
         read_weights(model, start_from)
+    else:
+        initialise(model, args.seed)
     model.to(device)
     optimizers = make_optimizers(model, args.optimizer, args.lr, fused=device.type == "cuda")
     run = Run(model, optimizers, {"family": args.family, "sizes": sizes, "optimizer": args.optimizer})

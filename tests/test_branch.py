@@ -96,7 +96,7 @@ def test_rows_packed_into_one_call(monkeypatch, variant, ends, lengths):
     """As on a GPU, with the kernel by its definition."""
     monkeypatch.setattr(branch, "flash_serves", lambda q: True)
     monkeypatch.setattr(branch, "packed_attention", kernels.packed_attention)
-    test_logits_of_branches_are_those_of_each_row_alone.__wrapped__(variant, ends, lengths)
+    test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths)
 
 
 @variants(*ATTENDING)

@@ -115,15 +115,20 @@ def test_a_finished_run_prints_its_table_again_and_adds_nothing(whole, folder, c
 # Going on -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(whole, folder, tmp_path, monkeypatch, capsys):
+def interrupt_after(n_answers, monkeypatch):
+    """As Ctrl-C would, when so many answers have been recorded."""
     add = Results.add
 
     def add_some(self, record):
-        if len(self.records) == 17:
+        if len(self.records) == n_answers:
             raise KeyboardInterrupt
         add(self, record)
 
     monkeypatch.setattr(Results, "add", add_some)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(whole, folder, tmp_path, monkeypatch, capsys):
+    interrupt_after(17, monkeypatch)
     assert evaluate.main(arguments(folder, tmp_path)) == 130
     assert "goes on from here" in capsys.readouterr().err
     monkeypatch.undo()
@@ -138,14 +143,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(whole, folder, tmp_path, mo
 
 
 def test_processes_side_by_side_answer_the_same_and_go_on_too(whole, folder, tmp_path, monkeypatch, capsys):
-    add = Results.add
-
-    def add_some(self, record):
-        if len(self.records) == 17:
-            raise KeyboardInterrupt
-        add(self, record)
-
-    monkeypatch.setattr(Results, "add", add_some)
+    interrupt_after(17, monkeypatch)
     assert evaluate.main(arguments(folder, tmp_path, "--workers", "2")) == 130
     assert not multiprocessing.active_children()
     monkeypatch.undo()

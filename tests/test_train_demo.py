@@ -332,6 +332,8 @@ def test_a_run_starts_from_a_checkpoint(script, folder, tmp_path, capsys):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     text = "Mary went to the kitchen. 17"
     assert Tokenizer.from_folder(tmp_path / "new").encode(text) == Tokenizer.from_folder(folder).encode(text)
+    with pytest.raises(InputError, match="--start-from and --out are both"):
+        script.train(script.arguments(["--family", family, "--out", str(folder), *common]))
     with pytest.raises(InputError, match="is not of the family and the sizes"):
         script.train(
             script.arguments(["--family", family, "--out", str(tmp_path / "other"), *common, "--size", "hidden_size=64"])
