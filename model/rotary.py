@@ -40,20 +40,24 @@ class RotaryEmbedding(nn.Module):
         self.inv_freq, self.attention_factor = frequencies(self.rope, length)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions: (batch, seq_len) int64. Returns cos and sin, (batch, 1, seq_len, rotary_dim) in `dtype`."""
+        """positions: (batch, seq_len) int64. Returns cos and sin, (batch, 1, seq_len, rotary_dim) in `dtype`.
+
+        The first half of sin is negated, as `apply_rotary` wants it.
+        """
         if self.inv_freq.device != positions.device:
             self.inv_freq = self.inv_freq.to(positions.device)
         angles = positions[:, None, :, None].float() * self.inv_freq  # (batch, 1, seq_len, rotary_dim / 2)
-        angles = torch.cat((angles, angles), dim=-1)  # (batch, 1, seq_len, rotary_dim)
-        return (angles.cos() * self.attention_factor).to(dtype), (angles.sin() * self.attention_factor).to(dtype)
+        cos, sin = angles.cos() * self.attention_factor, angles.sin() * self.attention_factor
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the first `rotary_dim` channels of x: (batch, n_heads, seq_len, head_dim); the others pass."""
     rotary_dim = cos.shape[-1]
     turned, passed = x[..., :rotary_dim], x[..., rotary_dim:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+    # (a, b) becomes (a cos - b sin, b cos + a sin). The halves change places by `flip`, which a compiler sees through.
+    swapped = turned.view(*turned.shape[:-1], 2, -1).flip(-2).flatten(-2)
+    turned = turned * cos + swapped * sin
     return torch.cat((turned, passed), dim=-1) if passed.shape[-1] else turned
 
 
