@@ -119,23 +119,3 @@ def packed_attention(
         seqused_k=key_counts,
     )
     return out, lse
-
-
-def single_query_attention(
-    q: Tensor, keys: Tensor, values: Tensor, query_starts: Tensor, key_starts: Tensor, n_keys: Tensor, most_keys: int
-) -> Tensor:
-    """FlashDecoding: one query over the first `n_keys` keys, which the kernel shares out among blocks.
-
-    q: (1, n_heads, head_dim); keys, values: (capacity, n_kv_heads, head_dim)
-    query_starts: [0, 1]; key_starts: [0, capacity]; n_keys: (1,); all int32, read on the device as in packed_attention
-    most_keys: what is shared out
-    Returns (1, n_heads, head_dim).
-    """
-    n_heads = q.shape[1]
-    if n_heads == keys.shape[1]:
-        # The kernel shares out the keys only where several queries read one head of keys; so there are two of each.
-        q = q.repeat_interleave(2, dim=1)
-    out, *_ = torch.ops.aten._flash_attention_forward(
-        q, keys, values, query_starts, key_starts, 1, most_keys, 0.0, False, False, seqused_k=n_keys
-    )
-    return out[:, :: q.shape[1] // n_heads]

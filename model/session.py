@@ -24,7 +24,7 @@ from model.pack import Packed
 from model.sampling import Sampler
 
 if TYPE_CHECKING:
-    from model.decode import BranchDecoder, TailDecoder
+    from model.decode import GraphDecoder
 
 PREFILL_TOKENS = 4096  # the most that one forward pass reads: bounds the memory for activations
 # The device is given a burst of decode steps while the tokens of the one before are looked at, so it never waits for the
@@ -44,11 +44,9 @@ class Session:
         weight = model.lm_head.weight
         self.model, self.device = model, weight.device
         self.cache = KVCache(model.config, capacity, device=weight.device, dtype=weight.dtype)
-        # model/decode.py needs FlashAttention, and knows no sliding windows. It is imported where it is used: it loads the
-        # compiler, which takes seconds.
-        self.graphs = flash_serves(self.cache.storage) and not any(model.config.sliding_windows)
-        self.tail_decoder: TailDecoder | None = None
-        self.branch_decoders: dict[int, BranchDecoder] = {}  # by number of rows
+        # model/decode.py is imported where it is used: it loads the compiler, which takes seconds.
+        self.graphs = flash_serves(self.cache.storage)
+        self.decoders: dict[tuple[int, int], GraphDecoder] = {}  # by number of rows, and the first of them
 
     @property
     def length(self) -> int:
@@ -173,22 +171,32 @@ class Session:
     def _plain_decoder(self, context: Context) -> Step:
         return lambda tokens: self.model(tokens[:, None], context)[:, -1]
 
-    def _graph_tail(self, max_tokens: int) -> TailDecoder:
-        from model.decode import TailDecoder
+    def _graph_tail(self, max_tokens: int) -> Step:
+        """Continues what the cache holds."""
+        return self._graph([self.length], [self.length], [self.length], self.length + max_tokens)
 
-        if self.tail_decoder is None:
-            self.tail_decoder = TailDecoder(self.model, self.cache)
-        self.tail_decoder.begin(max_tokens)
-        return self.tail_decoder
+    def _graph_branches(self, branches: Branches) -> Step:
+        """Continues branches whose prompts have been read."""
+        n_rows = len(branches.ends)
+        first = [branches.base + row * branches.capacity for row in range(n_rows)]
+        starts = [slot + pad for slot, pad in zip(first, branches.pads, strict=True)]
+        slots = [slot + branches.length for slot in first]
+        return self._graph(branches.ends, starts, slots, branches.base + n_rows * branches.capacity)
 
-    def _graph_branches(self, branches: Branches) -> BranchDecoder:
-        from model.decode import BranchDecoder
+    def _graph(self, ends: list[int], starts: list[int], slots: list[int], n_keys: int) -> Step:
+        """See GraphDecoder.begin. More rows than a decoder takes are shared out among several."""
+        from model.decode import GraphDecoder, most_rows, power_of_two
 
-        rows = 1 << (len(branches.ends) - 1).bit_length()  # a power of two: few graphs to capture, few compilations
-        if rows not in self.branch_decoders:
-            self.branch_decoders[rows] = BranchDecoder(self.model, self.cache, rows)
-        self.branch_decoders[rows].begin(branches)
-        return self.branch_decoders[rows]
+        size, decoders = most_rows(self.model.config), []
+        for at in range(0, len(ends), size):
+            rows = power_of_two(len(ends[at : at + size]))  # few sizes: few graphs to capture
+            if (rows, at) not in self.decoders:
+                self.decoders[rows, at] = GraphDecoder(self.model, self.cache, rows)
+            decoders.append(self.decoders[rows, at])
+            decoders[-1].begin(ends[at : at + size], starts[at : at + size], slots[at : at + size], n_keys)
+        if len(decoders) == 1:
+            return decoders[0]
+        return lambda tokens: torch.cat([step(part) for step, part in zip(decoders, tokens.split(size), strict=True)])
 
     def _tensor(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor([list(row) for row in rows], dtype=torch.int64, device=self.device)

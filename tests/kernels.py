@@ -20,9 +20,3 @@ def packed_attention(q, keys, values, query_starts, key_starts, key_counts, most
                 lse[:, query] = scores.logsumexp(-1)
                 out[query] = torch.einsum("hk,khd->hd", scores.softmax(-1), values[seen])
     return out, lse
-
-
-def single_query_attention(q, keys, values, query_starts, key_starts, n_keys, most_keys):
-    """model.attention_cuda.single_query_attention."""
-    assert n_keys.item() <= most_keys <= len(keys)
-    return packed_attention(q, keys, values, query_starts, key_starts, n_keys, 1)[0]

@@ -1,16 +1,14 @@
-"""The steps of the graph decoders on the CPU: all but the capture, with FlashAttention's kernels by their definition."""
+"""The steps of the graph decoder on the CPU: all but the capture and the kernels that the compiler makes."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
-import kernels
 import pytest
 import torch
 
 from model import ModelConfig, build_model, decode
-from model.causal_lm import compiled_layers
-from model.decode import BranchDecoder, TailDecoder, graph_bound
+from model.causal_lm import compiled_layers, run_eagerly
 from model.session import Session
 
 ENDS = [70, 150, 220]
@@ -23,44 +21,42 @@ CONFIG = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
+WINDOW = {"sliding_window": 60, "use_sliding_window": True, "max_window_layers": 1}
 architectures = pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM"])
 
 
 @pytest.fixture
-def without_graphs(monkeypatch):
-    """The decoders take their steps as they are, and the kernels are stood in for."""
-    monkeypatch.setattr(decode, "packed_attention", kernels.packed_attention)
-    monkeypatch.setattr(decode, "single_query_attention", kernels.single_query_attention)
+def compilations(monkeypatch):
+    """Steps are taken as they come, and compiled only as far as graphs of operations, which are counted."""
+    counters = {}
+    torch._dynamo.reset()
+    for name in ("_begin", "_layer", "_end"):
+        counters[name] = torch._dynamo.testing.CompileCounter()
+        compiled = torch.compile(getattr(decode, name).__wrapped__, backend=counters[name], dynamic=False, fullgraph=True)
+        monkeypatch.setattr(decode, name, compiled)
 
     def uncaptured(decoder):
-        logits = torch.empty(decoder.rows, CONFIG["vocab_size"])
-        return SimpleNamespace(replay=lambda: logits.copy_(decoder._step())), logits
+        decoder.logits = torch.empty(len(decoder.tokens), CONFIG["vocab_size"])
+        decoder.graph = SimpleNamespace(replay=lambda: decoder.logits.copy_(decoder._step()))
 
     monkeypatch.setattr(decode.GraphDecoder, "_capture", uncaptured)
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return counters
 
 
-def reading(architecture, **changes):
+def reading(architecture, capacity=600, **changes):
     """A session that has read the document, and the tokens that it was taken from."""
     generator = torch.Generator().manual_seed(0)
     model = build_model(ModelConfig.from_dict({"architectures": [architecture], **CONFIG, **changes}))
     for parameter in model.parameters():
         parameter.normal_(0.0, 0.2, generator=generator)
-    session = Session(model, 600)
+    session = Session(model, capacity)
     token_ids = torch.randint(0, 100, (300,), generator=generator)
     session.prefill(token_ids[: ENDS[-1]].tolist())
     return session, token_ids
 
 
-@architectures
-@pytest.mark.parametrize("rows", [1, 2, 3])
-@pytest.mark.parametrize("multiprocessors", [1, 5, 40])  # few pieces of the prefix, or many
-@torch.inference_mode()
-def test_steps_equal_plain_branches(monkeypatch, without_graphs, architecture, rows, multiprocessors):
-    properties = SimpleNamespace(multi_processor_count=multiprocessors)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    session, token_ids = reading(architecture)
+def check_branches(session, token_ids, rows):
+    """Rows decoded as a graph would, against the plain way."""
     prompts = [token_ids[:9].tolist(), token_ids[20:25].tolist(), token_ids[50:62].tolist()][:rows]
     steps = token_ids[200 : 200 + 8 * rows].view(8, rows)
 
@@ -69,47 +65,66 @@ def test_steps_equal_plain_branches(monkeypatch, without_graphs, architecture, r
 
     plain = branches()
     expected = [session.model(tokens[:, None], plain)[:, -1] for tokens in steps]
-    decoder = BranchDecoder(session.model, session.cache, 1 << (rows - 1).bit_length())
-    decoder.begin(branches())
-    found = [decoder(tokens).clone() for tokens in steps]
+    step = session._graph_branches(branches())
+    found = [step(tokens).clone() for tokens in steps]
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
-@architectures
-@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
-@torch.inference_mode()
-def test_steps_equal_plain_decoding(without_graphs, architecture, n_kv_heads):
-    session, token_ids = reading(architecture, num_key_value_heads=n_kv_heads)
+def check_tail(session, token_ids):
+    """The cache continued as a graph would, against the plain way; and begun anew in the midst."""
     steps = token_ids[200:208, None]
     expected = [session.model(tokens[:, None], session.cache)[:, -1] for tokens in steps]
-    decoder = TailDecoder(session.model, session.cache)
     session.rollback(ENDS[-1])
-    for first in (0, 3):  # and begun anew in the midst
+    for first in (0, 3):
         session.cache.advance(first)
-        decoder.begin(max_tokens=8)
-        found = [decoder(tokens).clone() for tokens in steps[first:]]
+        step = session._graph_tail(max_tokens=8)
+        found = [step(tokens).clone() for tokens in steps[first:]]
         torch.testing.assert_close(torch.stack(found), torch.stack(expected[first:]), rtol=1e-4, atol=1e-4)
+    session.rollback(ENDS[-1])
 
 
-def test_few_graphs_serve_all_lengths():
-    bounds = {graph_bound(n) for n in range(1, 131_073)}
-    assert bounds == {4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131072}
-    assert all(n <= graph_bound(n) <= max(4096, n * 1.5) for n in range(1, 131_073))
+@architectures
+@pytest.mark.parametrize("rows", [1, 3])
+@torch.inference_mode()
+def test_steps_equal_plain_branches(compilations, architecture, rows):
+    check_branches(*reading(architecture), rows)
 
 
 @torch.inference_mode()
-def test_one_compilation_stores_into_caches_of_all_capacities():
-    torch._dynamo.reset()
-    compiled = torch._dynamo.testing.CompileCounter()
-    store = torch.compile(decode._store.__wrapped__, backend=compiled, dynamic=False)
-    for capacity in (40, 64, 72):
-        storage, (k, v) = torch.zeros(3, 2, 1, 4, capacity, 8), torch.randn(2, 2, 4, 1, 8)
-        kv, slot = storage[1, :, 0], torch.tensor([3, capacity - 1])
-        torch._dynamo.maybe_mark_dynamic(kv, 2)
-        store(kv, slot, k, v)
-        assert torch.equal(kv[:, :, slot], torch.stack((k, v))[:, :, :, 0].transpose(1, 2))
-        assert storage.count_nonzero() == k.count_nonzero() + v.count_nonzero()
-    assert compiled.frame_count == 1
+def test_rows_are_shared_out_among_decoders(compilations, monkeypatch):
+    monkeypatch.setattr(decode, "most_rows", lambda config: 2)
+    session, token_ids = reading("LlamaForCausalLM")
+    check_branches(session, token_ids, 3)
+    assert sorted(session.decoders) == [(1, 2), (2, 0)]
+
+
+@architectures
+@pytest.mark.parametrize("heads", [(4, 2), (4, 4), (6, 2)])  # of queries and of keys
+@torch.inference_mode()
+def test_steps_equal_plain_decoding(compilations, architecture, heads):
+    sizes = {"hidden_size": 16 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
+    check_tail(*reading(architecture, **sizes))
+
+
+@pytest.mark.parametrize("architecture", ["Phi3ForCausalLM", "Qwen2ForCausalLM"])
+@pytest.mark.parametrize("window", [3, 60])  # within a row's own tokens and beyond them
+@torch.inference_mode()
+def test_steps_know_sliding_windows(compilations, architecture, window):
+    session, token_ids = reading(architecture, **WINDOW | {"sliding_window": window})
+    assert window in session.model.config.sliding_windows
+    check_branches(session, token_ids, 3)
+    check_tail(session, token_ids)
+
+
+@architectures
+@torch.inference_mode()
+def test_one_compilation_serves_all_layers_and_capacities(compilations, architecture):
+    for capacity in (600, 640, 1000):
+        session, token_ids = reading(architecture, capacity)
+        check_tail(session, token_ids)
+    assert [counter.frame_count for counter in compilations.values()] == [1, 1, 1]
+    check_branches(session, token_ids, 3)
+    assert [counter.frame_count for counter in compilations.values()] == [2, 2, 2]  # other numbers of rows need their own
 
 
 @architectures
@@ -146,5 +161,5 @@ def test_compiled_layers_on_a_gpu(architecture):
         found = session.prefill(token_ids[n_first:]).float()
         assert (found - expected).abs().mean() < 0.1 * expected.std()
     rows = session.choose([[1, 2, 3], [4, 5]], [1], [2])
-    model.model.run_layer = decode.run_eagerly
+    model.model.run_layer = run_eagerly
     assert rows == pytest.approx(session.choose([[1, 2, 3], [4, 5]], [1], [2]), abs=0.1)
