@@ -6,7 +6,7 @@ Here one step is captured as a CUDA graph and replayed:
     no host in the loop   where the next tokens stand, and how far each row may look, are tensors on the device, which the
                           graph itself counts up
     few kernels           a layer is compiled as a whole, once for all layers, so that only the matrix products and
-                          attention are kernels of some length
+                          attention are kernels of some length (and model/product.py is faster than they for one row)
     a full card           one token per row gives attention too little to do, so the keys are shared out among blocks that
                           read them side by side, and the results merged by their log-sum-exp (FlashDecoding); with
                           FlexAttention (arXiv 2412.05496), whose kernel does so for any mask
@@ -22,6 +22,7 @@ Continuing the cache at its end is the case of one row with starts = ends = leng
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from model.cache import KVCache
 from model.causal_lm import MOST_COMPILATIONS, CausalLM
 from model.config import ModelConfig
+from model.product import ProductsOfOneToken
 
 KEY_BLOCK = 128  # keys; attention looks at so many or at none of them
 CAPTURE_BYTES = 2**28  # more than the intermediate results of a step take
@@ -134,7 +136,8 @@ def _layer(
         out = out.reshape(n_kv_heads, group + spare, *out.shape[2:])[:, :group].flatten(0, 1)  # (n_heads, rows, head_dim)
         return out.transpose(0, 1)[:, :, None]
 
-    return layer(x, rotary, attend)
+    with ProductsOfOneToken() if len(x) == 1 else nullcontext():
+        return layer(x, rotary, attend)
 
 
 @torch.compile(dynamic=False, fullgraph=True)
