@@ -109,6 +109,28 @@ def test_hotpotqa_lengthened(tmp_path):
         read(tmp_path, [HOTPOT, HOTPOT_2], n_tokens=3, count_tokens=count)
 
 
+def columns(pairs, first, second):
+    return {first: [pair[0] for pair in pairs], second: [pair[1] for pair in pairs]}
+
+
+HOTPOT_COLUMNS = {
+    **HOTPOT,
+    "context": columns(HOTPOT["context"], "title", "sentences"),
+    "supporting_facts": columns(HOTPOT["supporting_facts"], "title", "sent_id"),
+}
+SQUAD_COLUMNS = {
+    "context": SQUAD["data"][0]["paragraphs"][0]["context"],
+    "question": "On which river?",
+    "answers": {"text": ["Tiber", "the Tiber"], "answer_start": [28, 24]},
+}
+
+
+def test_files_in_columns_are_read_alike(tmp_path):
+    assert read(tmp_path, [HOTPOT_COLUMNS]) == read(tmp_path, [HOTPOT])
+    unanswered = {**SQUAD_COLUMNS, "answers": {"text": [], "answer_start": []}}
+    assert read(tmp_path, [SQUAD_COLUMNS, unanswered]) == read(tmp_path, SQUAD)
+
+
 def test_multihop_rag(tmp_path):
     write(tmp_path, CORPUS, "corpus.json")
     (document,) = read(tmp_path, [MULTIHOP, NULL_QUERY])
@@ -175,6 +197,9 @@ PLAIN = {"context": "c", "query": "q", "target": "t"}
         (changed(HOTPOT, context=[["A"]]), r"context\[0\]: a list of 1"),
         (changed(HOTPOT, context="text"), "field 'context': this is text, not a list"),
         (changed(HOTPOT, context=[]), "no question with passages"),
+        (changed(HOTPOT, context={"title": ["A"], "sentences": []}), "'title' has 1 entries and 'sentences' 0"),
+        (changed(HOTPOT_COLUMNS, supporting_facts={"title": ["A"]}), "supporting_facts: the field 'sent_id' is missing"),
+        (changed(SQUAD_COLUMNS, answers={"text": ["Tiber"], "answer_start": [3]}), r"answers\[0\]: the text 'Tiber'"),
         ([MULTIHOP], "corpus.json' does not exist"),
         ({"data": {}}, "field 'data': this is an object, not a list"),
         ({"data": [{"title": "x"}]}, r"data\[0\]: the field 'paragraphs' is missing"),

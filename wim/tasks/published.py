@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from model.errors import InputError
 
@@ -15,34 +16,48 @@ def hotpotqa(records: Sequence[Record]) -> Iterator[Example]:
     """HotpotQA (Yang et al. 2018, arXiv 1809.09600), the train and the distractor files of hotpotqa.github.io.
 
     A list of records with `question`, `answer`, `context` (a list of [title, sentences]) and `supporting_facts` (a
-    list of [title, sentence number]), as the README of github.com/hotpotqa/hotpot says. A passage is a title, a line
-    end and the sentences. A supporting fact beyond the sentences (the published files have some) is left out.
+    list of [title, sentence number]), as the README of github.com/hotpotqa/hotpot says; or, as hf.co/datasets/hotpot_qa
+    has them, with the two columns of each list (`title` and `sentences`, `title` and `sent_id`). A passage is a title, a
+    line end and the sentences. A supporting fact beyond the sentences (the published files have some) is left out.
     """
     for record in records:
         passages: list[Passage] = []
         spans: dict[tuple[str, int], tuple[int, Span]] = {}
-        for index, entry in enumerate(record.get("context", kind=list)):
-            where = f"{record.where}, context[{index}]"
-            if len(checked(entry, list, where)) != 2:
-                raise InputError(f"{where}: a list of {len(entry)} entries is not [title, sentences]; correct it.")
-            title = checked(entry[0], str, f"{where}, title")
-            text = title + "\n"
-            for number, sentence in enumerate(checked(entry[1], list, f"{where}, sentences")):
+        for index, (where, title, sentences) in enumerate(_pairs(record, "context", "title", "sentences")):
+            text = checked(title, str, f"{where}, title") + "\n"
+            for number, sentence in enumerate(checked(sentences, list, f"{where}, sentences")):
                 stripped = checked(sentence, str, f"{where}, sentence {number}").strip()
                 if stripped:
                     text += " " if number else ""
                     spans[title, number] = (index, (len(text), len(text) + len(stripped)))
                     text += stripped
             passages.append(Passage(text, text))  # other records may cut a page of this title differently
-        facts = []
-        for index, fact in enumerate(record.get("supporting_facts", kind=list)):
-            where = f"{record.where}, supporting_facts[{index}]"
-            if len(checked(fact, list, where)) != 2:
-                raise InputError(f"{where}: a list of {len(fact)} entries is not [title, sentence number]; correct it.")
-            facts.append((checked(fact[0], str, where), checked(fact[1], int, where)))
+        facts = [
+            (checked(title, str, where), checked(number, int, where))
+            for where, title, number in _pairs(record, "supporting_facts", "title", "sent_id")
+        ]
         evidence = tuple(spans[fact] for fact in dict.fromkeys(facts) if fact in spans)
         question = PassageQuestion(record.get("question", kind=str), record.get("answer", kind=str), evidence)
         yield Example("hotpotqa", tuple(passages), (question,))
+
+
+def _pairs(record: Record, name: str, first: str, second: str) -> Iterator[tuple[str, Any, Any]]:
+    """A field that is a list of pairs, or an object of two lists; with where each pair stands."""
+    if isinstance(record.value.get(name), dict):
+        columns = Record(record.value[name], f"{record.where}, {name}")
+        firsts, seconds = columns.get(first, kind=list), columns.get(second, kind=list)
+        if len(firsts) != len(seconds):
+            raise InputError(
+                f"{columns.where}: {first!r} has {len(firsts)} entries and {second!r} {len(seconds)}; correct it."
+            )
+        for index, (one, other) in enumerate(zip(firsts, seconds, strict=True)):
+            yield f"{record.where}, {name}[{index}]", one, other
+        return
+    for index, entry in enumerate(record.get(name, kind=list)):
+        where = f"{record.where}, {name}[{index}]"
+        if len(checked(entry, list, where)) != 2:
+            raise InputError(f"{where}: a list of {len(entry)} entries is not [{first}, {second}]; correct it.")
+        yield where, *entry
 
 
 def multihop_corpus(path: str | Path) -> dict[str, Passage]:
@@ -88,28 +103,41 @@ def squad(records: Sequence[Record]) -> Iterator[Example]:
     rajpurkar.github.io/SQuAD-explorer.
 
     `data` holds articles, these `paragraphs` with a `context` and `qas`: a `question` and its `answers`, each with a
-    `text` and the character `answer_start`. Questions that cannot be answered (`is_impossible`, or no answers) are
-    left out. The evidence is the sentence around the first answer; the other answers are alternatives.
+    `text` and the character `answer_start`; or, as hf.co/datasets/rajpurkar/squad has them, one record for each question,
+    with its `context`, and the two columns of the answers. Questions that cannot be answered (`is_impossible`, or no
+    answers) are left out. The evidence is the sentence around the first answer; the other answers are alternatives.
     """
     for record in records:
+        if not record.has("data"):
+            yield _paragraph(record.get("context", kind=str), [record])
+            continue
         for article in record.children("data"):
             for paragraph in article.children("paragraphs"):
-                context = paragraph.get("context", kind=str)
-                questions = []
-                for qa in paragraph.children("qas"):
-                    impossible = qa.has("is_impossible") and qa.get("is_impossible", kind=bool)
-                    answers = [] if impossible else qa.children("answers")
-                    if not answers:
-                        continue
-                    texts = [answer.get("text", kind=str) for answer in answers]
-                    start = answers[0].get("answer_start", kind=int)
-                    end = start + len(texts[0])
-                    if start < 0 or context[start:end] != texts[0]:
-                        raise InputError(
-                            f"{answers[0].where}: the text {texts[0]!r} does not stand at character {start} of the "
-                            "context; correct 'answer_start'."
-                        )
-                    evidence = ((0, sentence_around(context, start, end)),)
-                    alternatives = tuple(dict.fromkeys(text for text in texts[1:] if text != texts[0]))
-                    questions.append(PassageQuestion(qa.get("question", kind=str), texts[0], evidence, alternatives))
-                yield Example("squad", (Passage(context, context),), tuple(questions))
+                yield _paragraph(paragraph.get("context", kind=str), paragraph.children("qas"))
+
+
+def _paragraph(context: str, qas: list[Record]) -> Example:
+    questions = []
+    for qa in qas:
+        impossible = qa.has("is_impossible") and qa.get("is_impossible", kind=bool)
+        answers = [] if impossible else _answers(qa)
+        if not answers:
+            continue
+        (where, first, start), texts = answers[0], [text for _, text, _ in answers]
+        end = start + len(first)
+        if start < 0 or context[start:end] != first:
+            raise InputError(
+                f"{where}: the text {first!r} does not stand at character {start} of the context; correct 'answer_start'."
+            )
+        evidence = ((0, sentence_around(context, start, end)),)
+        alternatives = tuple(dict.fromkeys(text for text in texts[1:] if text != first))
+        questions.append(PassageQuestion(qa.get("question", kind=str), first, evidence, alternatives))
+    return Example("squad", (Passage(context, context),), tuple(questions))
+
+
+def _answers(qa: Record) -> list[tuple[str, str, int]]:
+    """Where each answer stands in the file, its text, and its place in the context."""
+    if isinstance(qa.value.get("answers"), dict):
+        pairs = _pairs(qa, "answers", "text", "answer_start")
+        return [(where, checked(text, str, where), checked(start, int, where)) for where, text, start in pairs]
+    return [(one.where, one.get("text", kind=str), one.get("answer_start", kind=int)) for one in qa.children("answers")]

@@ -12,9 +12,9 @@ from .records import Record, checked, load_records
 
 FORMATS = {
     "plain": "JSON or JSON lines with context, query and target (BABILong: input, question and target)",
-    "hotpotqa": "the published training and distractor files of HotpotQA",
+    "hotpotqa": "the published training and distractor files of HotpotQA, or as JSON from hf.co",
     "multihop_rag": "MultiHopRAG.json of MultiHop-RAG, with its corpus.json",
-    "squad": "the published files of SQuAD 1.1 and 2.0",
+    "squad": "the published files of SQuAD 1.1 and 2.0, or as JSON from hf.co",
 }
 
 
@@ -76,7 +76,7 @@ def read_examples(
 
 def _guess(first: Record) -> str:
     """The format that a file's first record has."""
-    if first.has("data"):
+    if first.has("data") or isinstance(first.value.get("answers"), dict):
         return "squad"
     if first.has("evidence_list"):
         return "multihop_rag"
