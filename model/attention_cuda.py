@@ -6,11 +6,11 @@ Measured on one H200, bfloat16, 32 heads over 8 of keys, head size 128, against 
     cuDNN                          6,471     763      67
     FlashAttention-2              11,939      82      82
 
-FlashAttention splits the keys among blocks, so that a few queries fill the card; cuDNN is the faster of the two for many.
-So long chunks go to cuDNN, and everything short to FlashAttention. cuDNN has one drawback: it builds a plan of 40 ms for
-each new pair of lengths (and for each new cache, whose strides are others), and every chunk of a document is a new pair.
-So it is only ever given a few: queries are padded to a multiple of 1,024 and the prefix is cut into pieces whose lengths
-are powers of two.
+FlashAttention splits the keys among thread blocks, so that a few queries fill the card; cuDNN is the faster of the two for
+many. So long chunks go to cuDNN, and short prompts to FlashAttention (single queries have model/decode.py). cuDNN has one
+drawback: it builds a plan of 40 ms for each new pair of lengths (and for each new cache, whose strides are others), and
+every chunk of a document is a new pair. So it is only ever given a few: queries are padded to a multiple of 1,024 and the
+prefix is cut into pieces whose lengths are powers of two.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ def packed_attention(
     """FlashAttention-2 over many groups, each some queries that look at some range of one tensor of keys.
 
     q: (n_queries, n_heads, head_dim), the groups' queries one after the other; keys, values: (n_keys, n_heads, head_dim)
-    query_starts, key_starts: (groups + 1,) int32; key_counts: (groups,) int32. They are read on the device, so a CUDA graph
-        may change them between replays. Group g's queries are [query_starts[g], query_starts[g + 1]) and its keys
-        [key_starts[g], key_starts[g] + key_counts[g]); ranges of keys may overlap
+    query_starts, key_starts: (groups + 1,) int32; key_counts: (groups,) int32. Group g's queries are
+        [query_starts[g], query_starts[g + 1]) and its keys [key_starts[g], key_starts[g] + key_counts[g]); ranges of keys
+        may overlap
     most_queries: of a group
     causal: the queries stand where the last keys of their group do; those before the first key get 0, and an LSE of +inf
     Returns the output, as q, and LSE (n_heads, n_queries) float32.

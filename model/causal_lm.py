@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         self.rotary = RotaryEmbedding(config.rope, config.max_position_embeddings)
         self.run_layer: RunLayer = run_eagerly
 
-    def begin(self, token_ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def embed(self, token_ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """What the first layer is given: embeddings, (batch, seq_len, hidden_size), and the rotary cosines and sines."""
         x = self.embed_tokens(token_ids)
         return x, self.rotary(positions, x.dtype)
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
     def forward(self, token_ids: Tensor, context: Context) -> Tensor:
         """token_ids: (batch, seq_len) int64. Returns hidden states, (batch, seq_len, hidden_size)."""
         seq_len = token_ids.shape[1]
-        x, rotary = self.begin(token_ids, context.positions(seq_len))
+        x, rotary = self.embed(token_ids, context.positions(seq_len))
         for index, layer in enumerate(self.layers):
             x = self.run_layer(layer, x, rotary, partial(context.attend, index))
         context.advance(seq_len)

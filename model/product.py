@@ -1,13 +1,16 @@
-"""A matrix times one token, at the memory's speed.
+"""A matrix times a vector (GEMV), at the memory's speed: the linear layers of a decode step with one row.
 
-Matrix libraries are made for many columns. With one, a product is a sum over each row of the matrix, and where that is
-faster the compiler makes a kernel of it as such. Microseconds for Llama-3.1-8B, bfloat16, H200; in the last line what the
-bytes of the matrix take at the speed of a copy:
+Matrix libraries are made for products of two matrices. With a vector each output is the sum over one row of the weight, and
+where that is faster the compiler makes a kernel of it as such. Microseconds for Llama-3.1-8B, bfloat16, H200; in the last
+line what the bytes of the matrix take at the speed of a copy:
 
     matrix      q, k, v        o          down
-    cuBLAS      16.3           12.4       31.0      and 1 or 2 more where it leaves sums for a second kernel to add up
+    cuBLAS      16.3           12.4       31.0
     here        14.0           10.1       28.3
     copy        11.8            7.9       27.6
+
+For o and down cuBLAS also needs a second kernel of 1 or 2 more, since it shares out each row among thread blocks (split-K).
+Gate and up have so many rows that cuBLAS, at 56, leaves nothing to gain.
 """
 
 from __future__ import annotations
@@ -17,25 +20,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-FEW_COLUMNS = 4096
+SHORT_ROW = 4096  # up to here a row is summed up in quarters
 
 
 class ProductsOfOneToken(TorchFunctionMode):
     """Where this is entered, F.linear computes by `product` what that is faster for. For inputs of one token."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.linear and sums_are_faster(*args[1].shape):
+        if function is F.linear and len(args) > 1 and sums_are_faster(*args[1].shape):
             function = product
         return function(*args, **(kwargs or {}))
 
 
-def sums_are_faster(n_rows: int, n_columns: int) -> bool:
-    """Measured on an H200 with the matrices of three models.
+def sums_are_faster(out_features: int, in_features: int) -> bool:
+    """Measured on an H200 with the matrices of three models: with few rows, if they are short or fill the compiler's loop.
 
-    Not where there are many rows (cuBLAS has enough to do on each multiprocessor), and not where the compiler's blocks of
-    2,048 columns do not fill a long row.
+    The loop takes 2,048 numbers at a time.
     """
-    return n_rows <= 2 * n_columns and (n_columns <= FEW_COLUMNS or n_columns % 2048 == 0)
+    return out_features <= 2 * in_features and (in_features <= SHORT_ROW or in_features % 2048 == 0)
 
 
 # An operator of its own, so that nothing is fused into it: what goes into a row's sum would be computed for each row anew.
@@ -56,13 +58,13 @@ def _(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _row_sums(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    n_columns = weight.shape[1]
-    # A short row in quarters, each of which a block holds at once; a long one in a loop, which the compiler makes.
-    n_parts = 4 if n_columns <= FEW_COLUMNS and n_columns % 4 == 0 else 1
-    rows, columns = weight.view(-1, n_parts, n_columns // n_parts), input.view(n_parts, -1)
-    sums = sum((rows[:, part] * columns[part]).sum(dim=-1, dtype=torch.float32) for part in range(n_parts))
+    in_features = weight.shape[1]
+    # A quarter of a short row is held at once by a thread block; a long one is read in a loop, which the compiler makes.
+    n_parts = 4 if in_features <= SHORT_ROW and in_features % 4 == 0 else 1
+    rows, x = weight.view(-1, n_parts, in_features // n_parts), input.view(n_parts, -1)
+    sums = sum((rows[:, part] * x[part]).sum(dim=-1, dtype=torch.float32) for part in range(n_parts))
     sums = sums if bias is None else sums + bias
     return sums.to(input.dtype).view(*input.shape[:-1], -1)
 
 
-_row_sums_compiled = torch.compile(_row_sums, dynamic=False)
+_row_sums_compiled = torch.compile(_row_sums, dynamic=False, fullgraph=True)

@@ -44,8 +44,9 @@ class Session:
         weight = model.lm_head.weight
         self.model, self.device = model, weight.device
         self.cache = KVCache(model.config, capacity, device=weight.device, dtype=weight.dtype)
-        # model/decode.py is imported where it is used: it loads the compiler, which takes seconds.
-        self.graphs = flash_serves(self.cache.storage)
+        # model/decode.py is imported where it is used: it loads the compiler, which takes seconds. Its kernel serves what
+        # FlashAttention does, but for tiny heads.
+        self.graphs = flash_serves(self.cache.storage) and model.config.head_dim >= 16
         self.decoders: dict[tuple[int, int], GraphDecoder] = {}  # by number of rows, and the first of them
 
     @property
@@ -172,28 +173,28 @@ class Session:
         return lambda tokens: self.model(tokens[:, None], context)[:, -1]
 
     def _graph_tail(self, max_tokens: int) -> Step:
-        """Continues what the cache holds."""
-        return self._graph([self.length], [self.length], [self.length], self.length + max_tokens)
+        """Continues what the cache holds. The last token is not read."""
+        return self._graph([self.length], [self.length], [self.length], max(max_tokens - 1, 0))
 
     def _graph_branches(self, branches: Branches) -> Step:
         """Continues branches whose prompts have been read."""
-        n_rows = len(branches.ends)
-        first = [branches.base + row * branches.capacity for row in range(n_rows)]
+        first = [branches.base + row * branches.capacity for row in range(len(branches.ends))]
         starts = [slot + pad for slot, pad in zip(first, branches.pads, strict=True)]
         slots = [slot + branches.length for slot in first]
-        return self._graph(branches.ends, starts, slots, branches.base + n_rows * branches.capacity)
+        return self._graph(branches.ends, starts, slots, branches.capacity - branches.length)
 
-    def _graph(self, ends: list[int], starts: list[int], slots: list[int], n_keys: int) -> Step:
+    def _graph(self, ends: list[int], starts: list[int], slots: list[int], n_tokens: int) -> Step:
         """See GraphDecoder.begin. More rows than a decoder takes are shared out among several."""
         from model.decode import GraphDecoder, most_rows, power_of_two
 
         size, decoders = most_rows(self.model.config), []
         for at in range(0, len(ends), size):
-            rows = power_of_two(len(ends[at : at + size]))  # few sizes: few graphs to capture
+            part = slice(at, at + size)
+            rows = power_of_two(len(ends[part]))  # few sizes: few graphs to capture
             if (rows, at) not in self.decoders:
                 self.decoders[rows, at] = GraphDecoder(self.model, self.cache, rows)
             decoders.append(self.decoders[rows, at])
-            decoders[-1].begin(ends[at : at + size], starts[at : at + size], slots[at : at + size], n_keys)
+            decoders[-1].begin(ends[part], starts[part], slots[part], n_tokens)
         if len(decoders) == 1:
             return decoders[0]
         return lambda tokens: torch.cat([step(part) for step, part in zip(decoders, tokens.split(size), strict=True)])
@@ -211,7 +212,7 @@ class _ToHost:
             return
         self.host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True).copy_(tokens, non_blocking=True)
         self.arrived = torch.cuda.Event()
-        self.arrived.record()
+        self.arrived.record(torch.cuda.current_stream(tokens.device))
 
     def wait(self) -> list[list[int]]:
         if self.arrived is not None:

@@ -30,14 +30,21 @@ def compilations(monkeypatch):
     """Steps are taken as they come, and compiled only as far as graphs of operations, which are counted."""
     counters = {}
     torch._dynamo.reset()
-    for name in ("_begin", "_layer", "_end"):
+    for name in ("_embed", "_layer", "_end"):
         counters[name] = torch._dynamo.testing.CompileCounter()
         compiled = torch.compile(getattr(decode, name).__wrapped__, backend=counters[name], dynamic=False, fullgraph=True)
         monkeypatch.setattr(decode, name, compiled)
 
     def uncaptured(decoder):
         decoder.logits = torch.empty(len(decoder.tokens), CONFIG["vocab_size"])
-        decoder.graph = SimpleNamespace(replay=lambda: decoder.logits.copy_(decoder._step()))
+        decoder.graph = SimpleNamespace(replay=lambda: replay(decoder))
+
+    def replay(decoder):
+        # Off the GPU attention looks at all keys and only then at the mask; so here is what the kernel would look at.
+        blocks = decoder.state.blocks[: decoder.state.n_blocks.item()]
+        assert blocks.tolist() == list(range(decoder.state.n_blocks.item()))
+        assert decoder.state.slots.max() < len(blocks) * decode.KEY_BLOCK
+        decoder.logits.copy_(decoder._step())
 
     monkeypatch.setattr(decode.GraphDecoder, "_capture", uncaptured)
     return counters
@@ -96,6 +103,14 @@ def test_rows_are_shared_out_among_decoders(compilations, monkeypatch):
     session, token_ids = reading("LlamaForCausalLM")
     check_branches(session, token_ids, 3)
     assert sorted(session.decoders) == [(1, 2), (2, 0)]
+
+
+@torch.inference_mode()
+def test_what_does_not_fit_is_refused(compilations):
+    session, _ = reading("LlamaForCausalLM", capacity=ENDS[-1] + 5)
+    session._graph_tail(max_tokens=6)  # the last one is not read
+    with pytest.raises(ValueError, match="has 225 positions and cannot take tokens up to position 226"):
+        session._graph_tail(max_tokens=7)
 
 
 @architectures
@@ -163,3 +178,31 @@ def test_compiled_layers_on_a_gpu(architecture):
     rows = session.choose([[1, 2, 3], [4, 5]], [1], [2])
     model.model.run_layer = run_eagerly
     assert rows == pytest.approx(session.choose([[1, 2, 3], [4, 5]], [1], [2]), abs=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+@pytest.mark.parametrize("rows", [1, 20])
+@torch.inference_mode()
+def test_many_keys_and_rows_on_a_gpu(monkeypatch, heads, rows):
+    monkeypatch.setattr(decode, "most_rows", lambda config: 16)
+    sizes = {"hidden_size": 32 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
+    config = ModelConfig.from_dict(
+        {"architectures": ["LlamaForCausalLM"], **CONFIG, **sizes, "max_position_embeddings": 4096}
+    )
+    model = build_model(config).to("cuda", torch.bfloat16)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.normal_(0.0, 0.1)
+    session = Session(model, 3000)
+    session.prefill(torch.randint(0, 100, (1500,)).tolist())
+    ends = torch.linspace(200, 1500, rows).int().tolist()
+    prompts = [torch.randint(0, 100, (5 + row % 3,)).tolist() for row in range(rows)]
+    steps = torch.randint(0, 100, (6, rows), device="cuda")
+
+    def logits(decoder_of):
+        step = decoder_of(session._read_branches(ends, prompts, 8)[1])
+        return torch.stack([step(tokens).float().clone() for tokens in steps])
+
+    found, expected = logits(session._graph_branches), logits(session._plain_decoder)
+    assert (found - expected).abs().mean() < 0.1 * expected.std()
