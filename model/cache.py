@@ -29,6 +29,7 @@ class KVCache:
 
     The models see it through three methods, in this order in each forward pass: `positions` (where the new tokens stand),
     `attend` (once per layer: store the new keys and values, then attend), `advance` (once: the new tokens are read).
+    Branches (model/branch.py) and CUDA graphs (model/decode.py) write above `length` without moving it.
     """
 
     def __init__(
@@ -73,11 +74,11 @@ class KVCache:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """Store the new keys and values of one layer behind `length` and attend to everything up to them.
 
-        q: (batch, n_heads, seq_len, head_dim); k, v: (batch, n_kv_heads, seq_len, head_dim), both already rotated.
-        Returns (batch, n_heads, seq_len, head_dim).
+        q: (1, n_heads, seq_len, head_dim); k, v: (1, n_kv_heads, seq_len, head_dim), both already rotated.
+        Returns (1, n_heads, seq_len, head_dim).
         """
         end = self.length + k.shape[2]
-        keys, values = self.storage[layer, :, :, :, :end].unbind(0)  # views: (batch, n_kv_heads, end, head_dim)
+        keys, values = self.storage[layer, :, :, :, :end].unbind(0)  # views: (1, n_kv_heads, end, head_dim)
         keys[:, :, self.length :] = k
         values[:, :, self.length :] = v
         return causal_attention(q, keys, values, window)

@@ -3,10 +3,9 @@
 A decode step reads all weights and the whole cache to compute one token per row; everything else only stands in the way.
 Here one step is captured as a CUDA graph and replayed:
 
-    no host in the loop   where the next tokens stand, and how far each row may look, are tensors on the device, which the
-                          graph itself counts up
+    no host in the loop   where each row stands are tensors on the device; the graph itself counts up its newest slot
     few kernels           a layer is compiled as a whole, once for all layers, so that only the matrix products and
-                          attention are kernels of some length (and model/product.py is faster than they for one row)
+                          attention are kernels of some length (products with one row: model/product.py)
     a full card           one token per row gives attention too little to do, so the keys are shared out among thread
                           blocks that read them side by side, and the results merged by their log-sum-exp (FlashDecoding);
                           with FlexAttention (arXiv 2412.05496), whose kernel does so for any mask
@@ -14,10 +13,11 @@ Here one step is captured as a CUDA graph and replayed:
 All rows look at all keys together, so the shared prefix is read once per step for up to `most_rows` rows, and the mask says
 who sees what. Row r sees the cache up to ends[r], then its own tokens, from starts[r] to slots[r], its newest one's:
 
-    [ prefix                                          | row 1's own | row 2's own | row 3's own |··· free ···]
-             ^ ends[1]         ^ ends[2]              ^ ends[3]     ^ starts[2]  ^ slots[2]
+    [ prefix                                           | row 0's own | row 1's own | row 2's own |··· free ···]
+             ^ ends[0]         ^ ends[1]               ^ ends[2]     ^ starts[1]  ^ slots[1]
 
-Continuing the cache at its end is the case of one row with starts = ends = length.
+and the newest token of row r has the position ends[r] + slots[r] - starts[r]. Continuing the cache at its end is the case
+of one row with starts = ends = length. Keys beyond what the rows may write at most are not read, whatever the capacity.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from model.causal_lm import MOST_COMPILATIONS, CausalLM
 from model.config import ModelConfig
 from model.product import ProductsOfOneToken
 
-KEY_BLOCK = 128  # keys; attention looks at so many or at none of them
+KEY_BLOCK = 128  # keys; how many such blocks from the cache's beginning are read is known to the device only
 CAPTURE_BYTES = 2**28  # more than the intermediate results of a step take
 
 

@@ -62,7 +62,7 @@ def _row_sums(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # A quarter of a short row is held at once by a thread block; a long one is read in a loop, which the compiler makes.
     n_parts = 4 if in_features <= SHORT_ROW and in_features % 4 == 0 else 1
     rows, x = weight.view(-1, n_parts, in_features // n_parts), input.view(n_parts, -1)
-    sums = sum((rows[:, part] * x[part]).sum(dim=-1, dtype=torch.float32) for part in range(n_parts))
+    sums = sum((rows[:, part].float() * x[part].float()).sum(dim=-1) for part in range(n_parts))
     sums = sums if bias is None else sums + bias
     return sums.to(input.dtype).view(*input.shape[:-1], -1)
 

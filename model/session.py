@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from model.decode import GraphDecoder
 
 PREFILL_TOKENS = 4096  # the most that one forward pass reads: bounds the memory for activations
-# The device is given a burst of decode steps while the tokens of the one before are looked at, so it never waits for the
-# host. What is computed past an end token is thrown away.
-BURST = 2
+BURST = 2  # decode steps that a device is given at a time; see `_decode_ahead`
 
 Step = Callable[[Tensor], Tensor]  # token ids (rows,) -> logits of the next ones (rows, vocab_size)
 
@@ -81,7 +79,7 @@ class Session:
         Prompt and tokens stay in the cache, as if read (but for the last of `max_tokens`); roll back to be rid of them.
         """
         logits = self.prefill(prompt)
-        start, n_tokens = self.length, 0
+        n_tokens = 0
         step = self._graph_tail(max_tokens) if self.graphs else self._plain_decoder(self.cache)
         try:
             for [token_id] in self._decode(logits, step, max_tokens, sampler):
@@ -90,11 +88,9 @@ class Session:
                 n_tokens += 1
                 yield token_id
         finally:
-            # A graph does not move the pointer; of the tokens taken it has read all but the last of `max_tokens`. Plain
-            # decoding has moved it, perhaps over a token that was not taken.
+            # A graph does not move the pointer. Of the tokens taken it has read all but the last of `max_tokens`.
             if self.graphs:
-                self.cache.advance(min(n_tokens, max_tokens - 1))
-            self.cache.rollback(min(self.length, start + n_tokens))
+                self.cache.advance(min(n_tokens, max(max_tokens - 1, 0)))
 
     @torch.inference_mode()
     def branch(
@@ -155,19 +151,36 @@ class Session:
 
     def _decode(self, logits: Tensor, step: Step, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         """Sample and step. Yields the token ids of all rows."""
-        burst_size, ahead = (BURST, 1) if self.graphs else (1, 0)
-        done, bursts = 0, deque()
-        while done < max_tokens or bursts:
+        if self.graphs:
+            yield from self._decode_ahead(logits, step, max_tokens, sampler)
+            return
+        for n_left in reversed(range(max_tokens)):
+            tokens = sampler(logits)  # (rows,)
+            yield tokens.tolist()
+            if n_left:
+                logits = step(tokens)
+
+    def _decode_ahead(self, logits: Tensor, step: Step, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
+        """The same without waiting: the host looks at a burst of tokens when the device has been given the next one.
+
+        device    | burst 1 | burst 2 | burst 3 |
+        host      |         | look 1  | look 2  | look 3
+
+        What is computed past an end token is thrown away.
+        """
+        tokens: Tensor | None = None
+        bursts: deque[_ToHost] = deque()
+        for first in range(0, max_tokens, BURST):
             burst = []
-            while len(burst) < burst_size and done < max_tokens:
-                burst.append(sampler(logits))  # (rows,)
-                done += 1
-                if done < max_tokens:
-                    logits = step(burst[-1])
-            if burst:
-                bursts.append(_ToHost(torch.stack(burst)))
-            if len(bursts) > ahead or not burst:
+            for n_before in range(first, min(first + BURST, max_tokens)):
+                logits = step(tokens) if n_before else logits
+                tokens = sampler(logits)  # (rows,)
+                burst.append(tokens)
+            bursts.append(_ToHost(torch.stack(burst)))
+            if len(bursts) > 1:
                 yield from bursts.popleft().wait()
+        for burst in bursts:
+            yield from burst.wait()
 
     def _plain_decoder(self, context: Context) -> Step:
         return lambda tokens: self.model(tokens[:, None], context)[:, -1]

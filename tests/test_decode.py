@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from model import ModelConfig, build_model, decode
 from model.causal_lm import compiled_layers, run_eagerly
+from model.sampling import Sampler
 from model.session import Session
 
 ENDS = [70, 150, 220]
@@ -103,6 +105,43 @@ def test_rows_are_shared_out_among_decoders(compilations, monkeypatch):
     session, token_ids = reading("LlamaForCausalLM")
     check_branches(session, token_ids, 3)
     assert sorted(session.decoders) == [(1, 2), (2, 0)]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 6, 7])
+@torch.inference_mode()
+def test_working_ahead_gives_the_same_tokens_and_cache(compilations, max_tokens):
+    session, token_ids = reading("LlamaForCausalLM")
+    prompt = token_ids[:5].tolist()
+
+    def reply(graphs, stop_ids=frozenset(), taken=None):
+        session.rollback(ENDS[-1])
+        session.graphs = graphs
+        tokens = session.generate(prompt, max_tokens, stop_ids, Sampler())
+        found = list(islice(tokens, taken))
+        tokens.close()
+        return found
+
+    whole = reply(graphs=False)
+    assert len(whole) == max_tokens
+    for options in [{}, {"taken": 1}, {"taken": max(max_tokens - 1, 1)}, {"stop_ids": frozenset(whole[-1:])}]:
+        found = reply(graphs=True, **options)
+        assert found == reply(graphs=False, **options) == whole[: len(found)]
+        reply(graphs=True, **options)
+        n_known = session.length - ENDS[-1] - len(prompt)
+        assert max(len(found) - 1, 0) <= n_known <= len(found)
+        known = session.cache.storage[..., : session.length, :].clone()
+        session.rollback(ENDS[-1])
+        session.prefill(prompt + found[:n_known])
+        torch.testing.assert_close(known, session.cache.storage[..., : session.length, :], rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_plain_decoding_reads_no_token_that_is_not_asked_for(monkeypatch):
+    session, token_ids = reading("LlamaForCausalLM")
+    read, forward = [], session.model.forward
+    monkeypatch.setattr(session.model, "forward", lambda ids, *more: (read.append(ids.shape[1]), forward(ids, *more))[1])
+    assert list(session.generate(token_ids[:5].tolist(), 9, frozenset(range(100)), Sampler())) == []
+    assert read == [5] and session.length == ENDS[-1] + 5
 
 
 @torch.inference_mode()
