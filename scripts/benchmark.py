@@ -32,7 +32,7 @@ from model import CausalLM, InputError, KVCache, ModelConfig, build_model
 from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
-from weights.device import check_compile, peak_bytes, pick_device, pick_dtype
+from weights.device import check_compile, free_bytes, peak_bytes, pick_device, pick_dtype
 from wim.chunks import Chunk
 from wim.classifier import Classifier
 from wim.events import Done, MarginToken
@@ -305,6 +305,12 @@ def load(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> 
     config = SHAPES[args.shapes]
     with torch.device("meta"):
         model = build_model(ModelConfig.from_dict(config))
+    n_bytes, free = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize, free_bytes(device)
+    if free is not None and n_bytes > free:
+        raise InputError(
+            f"Weights in the shapes of {args.shapes} take {n_bytes / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on "
+            f"{device}; take a larger device or smaller shapes."
+        )
     model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
@@ -339,8 +345,11 @@ def run(args: argparse.Namespace) -> None:
     check_compile(args.compile, device)
     if not args.model and not args.shapes:
         args.shapes, args.model = ("llama-3.1-8b", None) if cuda else (None, "demo-llama")
+    n_tokens = args.tokens if args.tokens is not None else (65536 if cuda else 4096)
+    if n_tokens < 1:
+        raise InputError(f"--tokens is {n_tokens}; give at least 1.")
     settings = Settings(
-        chunk_tokens=args.chunk_tokens or (4096 if cuda else 256),
+        chunk_tokens=args.chunk_tokens if args.chunk_tokens is not None else (4096 if cuda else 256),
         margin_tokens=args.margin_tokens,
         answer_tokens=args.answer_tokens,
         threshold=0.0,  # every margin is relevant
@@ -348,7 +357,7 @@ def run(args: argparse.Namespace) -> None:
     model, config = load(args, device, dtype)
     if args.compile:
         model.compile_layers()
-    bench = Bench(model, config, device, dtype, settings, args.tokens or (65536 if cuda else 4096))
+    bench = Bench(model, config, device, dtype, settings, n_tokens)
     runs = {"llm": ("llm", 1)} | {f"wim, window {text}": ("wim", window(text)) for text in args.windows.split(",")}
     bench.capacity = max(bench.plan(rows, pattern).capacity for pattern, rows in runs.values())
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.processor() or platform.machine()} CPU"
@@ -385,7 +394,9 @@ def run(args: argparse.Namespace) -> None:
         runs[label] = whole_run(bench, pattern, rows, questions=2 if rows is None else 1)
         say_run(label, runs[label])
     results["runs"] = runs
-    if not args.no_transformers and find_spec("transformers"):
+    if not args.no_transformers and not find_spec("transformers"):
+        say("transformers is not installed, so the comparison with it is left out: pip install -e '.[test]'")
+    elif not args.no_transformers:
         import transformers
 
         results["transformers"] = transformers.__version__

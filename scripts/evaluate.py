@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from model import InputError
-from weights.device import pick_device, pick_dtype
+from weights.device import check_compile, pick_device, pick_dtype
 from weights.files import weight_files
 from weights.hub import resolve
 from wim.evaluation.documents import Cell, Source
@@ -112,6 +112,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
     patterns = names(args.patterns, "--patterns", list(PATTERNS))
     settings = reading_settings(args, margin_tokens=DEMO_MARGIN_TOKENS if is_demo(args.model) else None)
     device = pick_device(args.device)
+    check_compile(args.compile, device)
     dtype = pick_dtype(args.dtype, device)
     prompts = reading_prompts(args)
     checkpoint, classifier = open_checkpoints(args)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from model import InputError
 from weights.device import peak_bytes, pick_device, pick_dtype
-from wim.events import AnswerToken, Done
+from wim.events import AnswerToken, ChunkJudged, Done
 from wim.loop import WiM
 from wim.options import (
     add_checkpoint_options,
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     )
     results = [ask(wim, query, show) for query in queries]
     if args.json:
-        runs = [result_object(query, done) for query, done in zip(queries, results, strict=True)]
+        runs = [result_object(query, *result) for query, result in zip(queries, results, strict=True)]
         about = {
             "target": target,
             "model": checkpoint.name,
@@ -137,9 +137,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"target: {target}", file=sys.stderr)
 
 
-def ask(wim: WiM, query: str, show: bool) -> Done:
-    """Answer one question; a first Ctrl-C stops the reading, a later one quits."""
-    answering = False
+def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
+    """Answer one question; a first Ctrl-C stops the reading, a later one quits. Returns the end, and what `rag` judged."""
+    answering, judged = False, []
 
     def interrupt(signum: int, frame: object) -> None:
         if wim.stopped or answering:
@@ -155,18 +155,22 @@ def ask(wim: WiM, query: str, show: bool) -> Done:
             print(f"question: {query}", file=sys.stderr)
         for event in wim.ask(query):
             answering = isinstance(event, AnswerToken)
+            if isinstance(event, ChunkJudged):
+                judged.append(event)
             if terminal is not None:
                 terminal.show(event)
-        return event
+        return event, judged
     finally:
         signal.signal(signal.SIGINT, previous)
 
 
-def result_object(query: str, done: Done) -> dict:
+def result_object(query: str, done: Done, judged: list[ChunkJudged]) -> dict:
+    verdicts = [{"chunk": one.chunk, "relevant": one.relevant, "probability": one.probability} for one in judged]
     return {
         "query": query,
         "answer": done.answer,
         "margins": [asdict(margin) for margin in done.margins],
+        **({"chunks": verdicts} if verdicts else {}),  # pattern `rag`
         "chunks_read": done.chunks_read,
         "tokens": done.tokens,
         "seconds": {phase: round(seconds, 4) for phase, seconds in done.seconds.items()},

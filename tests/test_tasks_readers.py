@@ -213,6 +213,12 @@ def test_bad_files_are_named_with_record_and_field(tmp_path, value, words):
         read(tmp_path, value)
 
 
+def test_a_wrong_record_is_told_before_the_first_document(tmp_path):
+    documents = read_examples(write(tmp_path, [PLAIN, PLAIN, {**PLAIN, "query": None}]))
+    with pytest.raises(InputError, match="record 3"):
+        next(documents)
+
+
 def test_other_bad_input(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         list(read_examples(tmp_path / "gone.json"))

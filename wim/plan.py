@@ -225,8 +225,8 @@ def make_plan(
         raise InputError(
             f"The document has {chunks[-1].end} tokens and needs {longest} positions with its prompts and replies (margins "
             f"of up to {settings.margin_tokens} tokens, an answer of up to {settings.answer_tokens}); "
-            f"{checkpoint.name} has {limit}: {shorter}lower --margin-tokens or --answer-tokens, or take a model with a "
-            "longer context."
+            f"{checkpoint.name} has {limit}: {shorter}lower --margin-tokens or --answer-tokens, shorten the question, or "
+            "take a model with a longer context."
         )
     header = len(judge.header) if judge is not None else 0
     if verdict and header + verdict > classifier.config.context_length:

@@ -56,7 +56,7 @@ class Prompts:
         Raises InputError for a file that is not such an object, an unknown name, or a text without its placeholders.
         """
         try:
-            given = json.loads(Path(path).read_text(encoding="utf-8"))
+            given = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise InputError(f"The prompts file {path} cannot be read ({error.strerror}); check its path.") from None
         except (ValueError, RecursionError) as error:

@@ -57,6 +57,8 @@ class Terminal:
             case Done():
                 self.bar.close()
                 print(flush=True)
+                if not self.answering:
+                    print("(no answer: the model ended its turn at once)", file=sys.stderr)
                 print(summary(event), file=sys.stderr)
 
     def _grow(self, chunk: int, text: str) -> None:

@@ -48,8 +48,7 @@ def read_examples(
     if format == "plain":
         if n_tokens is not None:
             raise InputError(f"A length of {n_tokens} tokens is asked for, but 'plain' documents have their own; omit it.")
-        for record in records:
-            yield _plain(record)
+        yield from [_plain(record) for record in records]  # all of them first: a wrong one is told before work begins
         return
 
     pool: list[Passage] = []
