@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from model.attention import attention_with_lse, causal_attention
-from model.attention_cuda import flash_serves, packed_attention
+from model.attention_cuda import flash_serves
+from model.branch_cuda import PackedRows
 from model.cache import KVCache
 from model.merge import Part, merge
 
@@ -56,7 +57,7 @@ class Branches:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each.
 
-        Three ways to the same: packed into one kernel call (FlashAttention, on CUDA), one query a row under a mask
+        Three ways to the same: packed (FlashAttention, on CUDA; model/branch_cuda.py), one query a row under a mask
         (elsewhere), and row by row, which is the definition (prompts off CUDA, and sliding windows).
         """
         start, end = self.length, self.length + k.shape[2]
@@ -65,7 +66,8 @@ class Branches:
         own[1, :, :, start:] = v
         prefix = self.cache.storage[layer]  # (2, 1, n_kv_heads, capacity, head_dim)
         if window is None and flash_serves(q):
-            return self._merged(self._packed_prefix(q, prefix), self._packed_own(q, prefix, end))
+            keys_values = prefix[:, 0]
+            return self._merged(self._packed.over_prefix(q, *keys_values), self._packed.over_own(q, *keys_values, end))
         if window is None and q.shape[2] == 1:
             return self._merged(self._masked_prefix(q, prefix), self._masked_own(q, own))
         out = torch.zeros_like(q)
@@ -77,6 +79,10 @@ class Branches:
 
     def advance(self, seq_len: int) -> None:
         self.length += seq_len
+
+    @cached_property
+    def _packed(self) -> PackedRows:
+        return PackedRows(self.ends, self.pads, self.base, self.capacity, self.prefix_ends.device)
 
     # What `_row_attention` does row by row, for all rows in one call: over the prefix, and over the rows' own tokens.
 
@@ -111,35 +117,6 @@ class Branches:
     def _hide(self, hidden: Tensor) -> Tensor:
         """What is added to the scores so that some keys are not seen."""
         return torch.zeros_like(hidden, dtype=self.storage.dtype).masked_fill(hidden, float("-inf"))
-
-    def _packed_prefix(self, q: Tensor, prefix: Tensor) -> Part:
-        """The query heads that read one head of keys stand side by side: enough queries for the kernel's tiles."""
-        rows, n_heads, n_queries, head_dim = q.shape
-        keys, values = prefix[:, 0].transpose(1, 2)  # (capacity, n_kv_heads, head_dim)
-        by_group = q.unflatten(1, (keys.shape[1], -1))  # (rows, n_kv_heads, group, n_queries, head_dim)
-        grouped = by_group.permute(0, 2, 3, 1, 4)  # (rows, group, n_queries, n_kv_heads, head_dim)
-        size = grouped.shape[1] * n_queries
-        starts, zeros = _steps(rows, size, q.device), torch.zeros(rows + 1, dtype=torch.int32, device=q.device)
-        counts = self.prefix_ends.to(torch.int32)
-        out, lse = packed_attention(grouped.flatten(0, 2), keys, values, starts, zeros, counts, size)
-        out = out.view(grouped.shape).permute(0, 3, 1, 2, 4).flatten(1, 2)
-        return out, lse.unflatten(1, (rows, -1)).transpose(0, 1).reshape(rows, n_heads, n_queries)
-
-    def _packed_own(self, q: Tensor, prefix: Tensor, end: int) -> Part:
-        rows, _, n_queries, _ = q.shape
-        keys, values = prefix[:, 0].transpose(1, 2)  # (capacity, n_kv_heads, head_dim)
-        starts = self.base + _steps(rows, self.capacity, q.device)
-        starts[:rows] += self.first_slots
-        counts = (end - self.first_slots).to(torch.int32)
-        queries = q.transpose(1, 2).flatten(0, 1)  # (rows * n_queries, n_heads, head_dim)
-        groups = _steps(rows, n_queries, q.device), starts, counts
-        out, lse = packed_attention(queries, keys, values, *groups, n_queries, causal=True)
-        return out.unflatten(0, (rows, -1)).transpose(1, 2), lse.unflatten(1, (rows, -1)).transpose(0, 1)
-
-
-def _steps(rows: int, size: int, device: torch.device) -> Tensor:
-    """0, size, 2 size, …: where each row begins, and the last ends; (rows + 1,) int32."""
-    return torch.arange(0, (rows + 1) * size, size, dtype=torch.int32, device=device)
 
 
 def _row_attention(q: Tensor, prefix: Tensor, own: Tensor, window: int | None) -> Tensor:

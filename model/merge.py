@@ -20,3 +20,13 @@ def merge(first: Part, second: Part) -> Part:
     (out_1, lse_1), (out_2, lse_2) = first, second
     share = (lse_1 - lse_2).sigmoid().unsqueeze(-1)
     return torch.lerp(out_2, out_1, share.to(out_1.dtype)), torch.logaddexp(lse_1, lse_2)
+
+
+def merge_all(outputs: Tensor, lses: Tensor) -> Part:
+    """The same for any number of disjoint sets, stacked in the first dimension; of sets without keys the LSE is -inf.
+
+    A query that no set has a key for gets 0, and an LSE of -inf.
+    """
+    lse = lses.logsumexp(dim=0)
+    shares = (lses - lse.clamp(min=torch.finfo(lse.dtype).min)).exp().unsqueeze(-1)
+    return (outputs * shares.to(outputs.dtype)).sum(dim=0, dtype=torch.float32).to(outputs.dtype), lse

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from model import attention, attention_cuda
 
-LENGTHS = [(20, 20), (20, 200), (37, 300), (16, 33), (5, 100), (1, 70)]  # queries, keys
+LENGTHS = [(20, 20), (20, 200), (37, 300), (16, 33), (16, 48), (32, 260), (5, 100), (1, 70)]  # queries, keys
 
 
 def reference(q, keys, values, causal):
@@ -55,7 +55,7 @@ def test_pieces_of_a_prefix(monkeypatch, lengths):
     used = []
 
     def cudnn(q, keys, values, bias, with_lse, dropout, causal):
-        used.append((q.shape[2], keys.shape[2]))
+        used.append((q.shape[2], keys.shape[2], causal))
         out, lse = attention._attention_by_definition(q, keys, values, causal)
         return out, lse.unsqueeze(-1)
 
@@ -68,4 +68,19 @@ def test_pieces_of_a_prefix(monkeypatch, lengths):
     torch.testing.assert_close(attention_cuda.causal_attention_cuda(q, keys, values), reference(q, keys, values, True))
     assert bool(used) == (lengths[0] >= 16 and lengths[1] - lengths[0] >= 32)
     # A plan for each pair of lengths is dear: only few pairs may occur.
-    assert all(n_queries % 16 == 0 and n_keys % 32 == 0 and n_keys.bit_count() == 1 for n_queries, n_keys in used)
+    pieces = [(n_queries, n_keys) for n_queries, n_keys, causal in used if not causal]
+    assert all(n_queries % 16 == 0 and n_keys % 32 == 0 and n_keys.bit_count() == 1 for n_queries, n_keys in pieces)
+    assert [lengths for *lengths, causal in used if causal] == [[lengths[0]] * 2] * (bool(used) and lengths[0] % 16 == 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [(1024, 5125), (2048, 14336), (1500, 10000)], ids=str)
+@torch.inference_mode()
+def test_chunks_on_a_gpu(lengths):
+    generator = torch.Generator().manual_seed(0)
+    n_queries, n_keys = lengths
+    shapes = (1, 4, n_queries, 64), (1, 2, n_keys, 64), (1, 2, n_keys, 64)
+    q, keys, values = (torch.randn(shape, generator=generator).cuda().bfloat16() for shape in shapes)
+    found = attention_cuda.causal_attention_cuda(q, keys, values)
+    expected, _ = attention._attention_by_definition(q.float(), keys.float(), values.float(), True)
+    assert (found - expected).norm() < 0.01 * expected.norm()

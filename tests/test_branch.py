@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_variants import ATTENDING, VARIANTS, random_tokens, tiny_model, variants
 
-from model import branch
+from model import branch, branch_cuda
 from model.branch import Branches
 from model.cache import KVCache
 from model.sampling import Sampler
@@ -91,10 +91,12 @@ def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
 
 @variants("llama", "phi3", "qwen2")
 @pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
-def test_rows_packed_into_one_call(monkeypatch, variant, ends, lengths):
-    """As on a GPU, with the kernel by its definition."""
+@pytest.mark.parametrize("piece", [7, 20, 4096])
+def test_rows_packed_into_one_call(monkeypatch, variant, ends, lengths, piece):
+    """As on a GPU, with the kernel by its definition; the prefix in pieces."""
+    monkeypatch.setattr(branch_cuda, "LEAST_PIECE", piece)
     monkeypatch.setattr(branch, "flash_serves", lambda q: True)
-    monkeypatch.setattr(branch, "packed_attention", kernels.packed_attention)
+    monkeypatch.setattr(branch_cuda, "packed_attention", kernels.packed_attention)
     test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths)
 
 
