@@ -134,4 +134,5 @@ class CausalLM(nn.Module):
         Returns logits, (batch, 1 or seq_len, vocab_size).
         """
         x = self.model(token_ids, context if context is not None else NoCache(token_ids.device))
-        return self.lm_head(x if all_logits else x[:, -1:])
+        # Next to each other, rows of a batch are one product; else the matrix is read for each.
+        return self.lm_head(x if all_logits else x[:, -1:].contiguous())
