@@ -119,7 +119,8 @@ class GraphDecoder:
         for layer, kv in zip(self.model.model.layers, self.cache.storage[:, :, 0], strict=True):
             torch._dynamo.maybe_mark_dynamic(kv, 2)
             x = _layer(layer, x, rotary, kv, self.state, self.options)
-        return _end(self.model, x, self.state)
+        self.state.slots.add_(1)
+        return self.model.lm_head(self.model.model.norm(x[:, 0]))
 
 
 @torch.compile(dynamic=False, fullgraph=True)
@@ -151,12 +152,6 @@ def _layer(
 
     with ProductsOfOneToken() if len(x) == 1 else nullcontext():
         return layer(x, rotary, attend)
-
-
-@torch.compile(dynamic=False, fullgraph=True)
-def _end(model: CausalLM, x: Tensor, state: RowState) -> Tensor:
-    state.slots.add_(1)
-    return model.lm_head(model.model.norm(x))[:, 0]
 
 
 def block_mask(state: RowState, capacity: int, window: int | None) -> BlockMask:
