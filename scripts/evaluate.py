@@ -36,6 +36,7 @@ from wim.options import (
 )
 from wim.plan import PATTERNS, is_demo
 from wim.tasks import FORMATS, TASKS
+from wim.tasks.background import text_files
 
 # The margins of a demo checkpoint are a few short sentences, and its context is too short to plan for more.
 DEMO_MARGIN_TOKENS = 64
@@ -97,6 +98,8 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--format and --corpus describe a file; name it with --data.")
     if args.data is not None and (args.tasks or args.text or args.statements):
         raise InputError("--data brings its own documents and questions; leave out --tasks, --text and --statements.")
+    if args.text is not None:
+        text_files(args.text)  # before the workers start, which takes seconds
     if args.plot:
         check_plot(args.plot)
 
@@ -151,7 +154,7 @@ def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
     if args.classifier not in ("same", "none"):
         folders[args.classifier] = resolve(args.classifier)
     weights = {name: fingerprint(folder / file for file in weight_files(folder)) for name, folder in folders.items()}
-    files = [Path(name) for name in (args.data, args.corpus) if name] + sorted(Path(args.text or "").glob("*.txt"))
+    files = [Path(name) for name in (args.data, args.corpus) if name] + (text_files(args.text) if args.text else [])
     reading = {name: value for name, value in asdict(setup.settings).items() if name != "pattern"}
     return {
         "model": args.model,

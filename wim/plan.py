@@ -58,6 +58,8 @@ class Settings:
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check(self.margin_window is None or self.margin_window >= 1, "margin_window", self.margin_window, "at least 1")
         _check(0 <= self.threshold <= 1, "threshold", self.threshold, "between 0 and 1")
+        for name in ("pack", "repeats"):
+            _check(self.pattern == "wim" or not getattr(self, name), "pattern", self.pattern, f"wim with --{name}")
         _check(not self.pack or self.margin_window == 1, "margin_window", self.margin_window or "all", "1 with --pack")
         _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")

@@ -39,12 +39,7 @@ class Background:
         Raises:
             InputError: the folder or a file is missing, holds no text, or is not UTF-8.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise InputError(f"The background folder {str(folder)!r} is not a folder; give one that holds .txt files.")
-        paths = sorted(folder.glob("*.txt")) if files is None else [folder / name for name in files]
-        if not paths:
-            raise InputError(f"No .txt files to read in the background folder {str(folder)!r}; put some text there.")
+        paths = text_files(path) if files is None else [Path(path) / name for name in files]
         sentences: list[str] = []
         for file in paths:
             found = split_sentences(_read(file))
@@ -73,6 +68,16 @@ class Background:
             return self.sentences[first:stop]
         whole = self.sentences[first:] + self.sentences[:first]
         return whole * rounds + self.sentences[first:stop]
+
+
+def text_files(path: str | Path) -> list[Path]:
+    """The .txt files of a folder, in the order of their names. Raises InputError where there are none."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"The background folder {str(folder)!r} is not a folder; give one that holds .txt files.")
+    if not (paths := sorted(folder.glob("*.txt"))):
+        raise InputError(f"No .txt files to read in the background folder {str(folder)!r}; put some text there.")
+    return paths
 
 
 def _read(file: Path) -> str:
