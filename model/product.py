@@ -10,8 +10,8 @@ line what the bytes of the matrix take at the speed of a copy:
     copy        11.8            7.9       27.6
 
 For o and down cuBLAS also needs a second kernel of 1 or 2 more, since it shares out each row among thread blocks (split-K).
-Gate and up are the tallest matrix. On an H100 cuBLAS takes 83.0 for it, and silu(gate) * up 1.4 and a gap behind; as sums all
-of that is one kernel of 75.4 (copy: 77.8).
+Gate and up are one tall matrix. On an H100 cuBLAS takes 83.0 for it, and silu(gate) * up takes 1.4 and a gap behind it; as
+sums, all of that is one kernel of 75.4 (copy: 77.8).
 """
 
 from __future__ import annotations
