@@ -28,9 +28,8 @@ class PackedRows:
         rows, longest = len(ends), max(*ends, 1)
         piece = max(LEAST_PIECE, -(-longest // max(1, MOST_GROUPS // rows)))
         starts = torch.arange(0, longest, piece, device=device)[:, None]
-        self.counts = (torch.tensor(ends, device=device) - starts).clamp(
-            0, piece
-        )  # (pieces, rows): what a row sees of each
+        # Of each piece, how many keys each row sees, and where they begin: (pieces, rows)
+        self.counts = (torch.tensor(ends, device=device) - starts).clamp(0, piece)
         self.starts = starts.expand(self.counts.shape)
         self.pads = torch.tensor(pads, device=device)
         self.own_starts = self.pads + torch.arange(base, base + rows * capacity, capacity, device=device)

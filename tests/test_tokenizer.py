@@ -6,7 +6,7 @@ import json
 
 import pytest
 import sentencepiece
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -156,6 +156,7 @@ def test_template_ids_equal_those_of_the_whole_tokenizer(tokenizers, kind, piece
 @given(text=st.text(alphabet=st.one_of(st.sampled_from("aehtndo .,\n"), st.characters(exclude_categories=["Cs"]))))
 def test_sentencepiece_ids_equal_those_of_transformers(tmp_path_factory, legacy, text):
     tokenizer, oracle = sentencepiece_pair(tmp_path_factory, legacy)
+    assume(not any(token in text for token in oracle.all_special_tokens))  # to the oracle they are no text
     expected = oracle.encode(text, add_special_tokens=False)
     assert tokenizer.encode(text, after=()) == expected
     assert tokenizer.encode_template("<|user|>" + text) == oracle.encode("<|user|>" + text, add_special_tokens=False)
