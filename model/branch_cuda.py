@@ -15,53 +15,55 @@ from model.attention_cuda import Groups, packed_attention
 from model.merge import Part, merge_all
 
 LEAST_PIECE = 4096  # keys
-MOST_GROUPS = 128  # over the prefix: enough for an even share of work, and few enough copies of the queries
+ENOUGH_GROUPS = 128  # over the prefix, for an even share of work; more rows are a group each
+MOST_COPIES = 8192  # of a query, one for each piece: bounds the memory
 
 
 class PackedRows:
-    """The rows of some branches; arguments as in Branches.
+    """The rows of some branches, on one device; ends, pads and capacity as in Branches.
 
     base: where the first row's slots begin in the cache; those of the others follow, `capacity` slots for each
     """
 
     def __init__(self, ends: list[int], pads: list[int], base: int, capacity: int, device: torch.device):
-        rows, longest = len(ends), max(*ends, 1)
-        piece = max(LEAST_PIECE, -(-longest // max(1, MOST_GROUPS // rows)))
-        starts = torch.arange(0, longest, piece, device=device)[:, None]
-        # Of each piece, how many keys each row sees, and where they begin: (pieces, rows)
-        self.counts = (torch.tensor(ends, device=device) - starts).clamp(0, piece)
-        self.starts = starts.expand(self.counts.shape)
+        self.longest, self.ends = max(*ends, 1), torch.tensor(ends, device=device)
         self.pads = torch.tensor(pads, device=device)
-        self.own_starts = self.pads + torch.arange(base, base + rows * capacity, capacity, device=device)
-        self._groups: dict[tuple[str, int, int], Groups] = {}  # the same for all layers
+        self.own_starts = self.pads + torch.arange(base, base + len(ends) * capacity, capacity, device=device)
+        self._prefix: dict[int, tuple[Groups, Tensor]] = {}  # by number of queries: the same for all layers
+        self._own: dict[tuple[int, int], Groups] = {}  # and of slots
 
     def over_prefix(self, q: Tensor, keys: Tensor, values: Tensor) -> Part:
         """The query heads that read one head of keys stand side by side: enough queries for the kernel's tiles.
 
         q: (rows, n_heads, n_queries, head_dim); keys, values: of one layer's whole cache, (n_kv_heads, capacity, head_dim)
         """
-        rows, _, n_queries, head_dim = q.shape
-        n_kv_heads, pieces = len(keys), len(self.counts)
+        n_kv_heads, n_queries, head_dim = len(keys), q.shape[2], q.shape[3]
         grouped = q.unflatten(1, (n_kv_heads, -1)).permute(0, 2, 3, 1, 4)  # (rows, group, n_queries, n_kv_heads, head_dim)
-        size = grouped.shape[1] * n_queries
-        copies = grouped.expand(pieces, *grouped.shape).reshape(-1, n_kv_heads, head_dim)
-        groups = self._made("prefix", size, 0, self.starts, self.counts)
+        if n_queries not in self._prefix:
+            self._prefix[n_queries] = self._pieces(n_queries, grouped.shape[1])
+        groups, unseen = self._prefix[n_queries]
+        copies = grouped.expand(len(unseen), *grouped.shape).reshape(-1, n_kv_heads, head_dim)
         out, lse = packed_attention(copies, keys.transpose(0, 1), values.transpose(0, 1), groups)
-        out, lse = out.view(pieces, *grouped.shape), lse.T.view(pieces, *grouped.shape[:-1])
-        unseen = (self.counts == 0)[:, :, None, None, None]
+        out, lse = out.view(-1, *grouped.shape), lse.T.view(-1, *grouped.shape[:-1])  # (pieces, rows, …)
         out, lse = merge_all(out, lse.masked_fill(unseen, float("-inf")))  # (rows, group, n_queries, n_kv_heads, …)
         return out.permute(0, 3, 1, 2, 4).flatten(1, 2), lse.permute(0, 3, 1, 2).flatten(1, 2)
+
+    def _pieces(self, n_queries: int, n_heads: int) -> tuple[Groups, Tensor]:
+        """For each piece and row a group of queries, `n_heads` of each token; and where a row sees nothing of a piece."""
+        rows = len(self.ends)
+        most = max(1, min(ENOUGH_GROUPS // rows, MOST_COPIES // (rows * n_queries)))
+        piece = max(LEAST_PIECE, -(-self.longest // most))
+        starts = torch.arange(0, self.longest, piece, device=self.ends.device)[:, None]
+        counts = (self.ends - starts).clamp(0, piece)  # (pieces, rows): keys that are seen
+        groups = Groups.of_size(n_heads * n_queries, starts.expand(counts.shape).flatten(), counts.flatten())
+        return groups, (counts == 0)[:, :, None, None, None]
 
     def over_own(self, q: Tensor, keys: Tensor, values: Tensor, n_slots: int) -> Part:
         """Each row over its first `n_slots` slots but the pads. The queries stand at the last of them."""
         rows, _, n_queries, _ = q.shape
-        groups = self._made("own", n_queries, n_slots, self.own_starts, n_slots - self.pads)
+        if (n_queries, n_slots) not in self._own:
+            self._own[n_queries, n_slots] = Groups.of_size(n_queries, self.own_starts, n_slots - self.pads)
         queries = q.transpose(1, 2).flatten(0, 1)  # (rows * n_queries, n_heads, head_dim)
+        groups = self._own[n_queries, n_slots]
         out, lse = packed_attention(queries, keys.transpose(0, 1), values.transpose(0, 1), groups, causal=True)
         return out.unflatten(0, (rows, -1)).transpose(1, 2), lse.unflatten(1, (rows, -1)).transpose(0, 1)
-
-    def _made(self, name: str, size: int, n_slots: int, starts: Tensor, counts: Tensor) -> Groups:
-        key = (name, size, n_slots)
-        if key not in self._groups:
-            self._groups[key] = Groups.of_size(size, starts.flatten(), counts.flatten())
-        return self._groups[key]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from model import attention, attention_cuda
+from model.merge import merge_all
 
 LENGTHS = [(20, 20), (20, 200), (37, 300), (16, 33), (16, 48), (32, 260), (5, 100), (1, 70)]  # queries, keys
 
@@ -47,6 +48,19 @@ def test_a_bias_hides_keys(compute):
 
 def test_a_query_that_sees_no_key():
     out, lse = attention._attention_by_definition(*random_qkv(1, 7), False, torch.full((1, 7), float("-inf")))
+    assert out.count_nonzero() == 0 and (lse == float("-inf")).all()
+
+
+def test_parts_merge_into_the_whole():
+    """Any number of them, some without keys."""
+    q, keys, values = random_qkv(3, 40)
+    cuts = [(0, 7), (7, 8), (8, 40)]
+    parts = [attention._attention_by_definition(q, keys[:, :, a:b], values[:, :, a:b], False) for a, b in cuts]
+    nothing = torch.zeros_like(q), torch.full(q.shape[:3], float("-inf"))
+    outputs, lses = (torch.stack(stack) for stack in zip(nothing, *parts, nothing, strict=True))
+    expected = attention._attention_by_definition(q, keys, values, False)
+    torch.testing.assert_close(merge_all(outputs, lses), expected)
+    out, lse = merge_all(*(torch.stack([x, x]) for x in nothing))
     assert out.count_nonzero() == 0 and (lse == float("-inf")).all()
 
 

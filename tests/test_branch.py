@@ -91,10 +91,11 @@ def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
 
 @variants("llama", "phi3", "qwen2")
 @pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
-@pytest.mark.parametrize("piece", [7, 20, 4096])
-def test_rows_packed_into_one_call(monkeypatch, variant, ends, lengths, piece):
-    """As on a GPU, with the kernel by its definition; the prefix in pieces."""
-    monkeypatch.setattr(branch_cuda, "LEAST_PIECE", piece)
+@pytest.mark.parametrize("limits", [(7, 128, 8192), (7, 3, 8192), (1, 128, 60), (4096, 128, 8192)], ids=str)
+def test_rows_packed_into_one_call(monkeypatch, variant, ends, lengths, limits):
+    """As on a GPU, with the kernel by its definition; the prefix in pieces, as far as one of the limits lets it."""
+    for name, limit in zip(("LEAST_PIECE", "ENOUGH_GROUPS", "MOST_COPIES"), limits, strict=True):
+        monkeypatch.setattr(branch_cuda, name, limit)
     monkeypatch.setattr(branch, "flash_serves", lambda q: True)
     monkeypatch.setattr(branch_cuda, "packed_attention", kernels.packed_attention)
     test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths)
