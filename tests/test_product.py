@@ -51,7 +51,7 @@ def test_linear_computes_by_it_only_where_it_is_faster():
 def gated(x, weight, bias, cut):
     """What an MLP does before its last matrix."""
     with ProductsOfOneToken():
-        whole = F.linear(x, weight, bias)
+        whole = F.linear(x, weight, bias=bias)
         gate, up = cut(whole)
         return F.silu(gate) * up
 
