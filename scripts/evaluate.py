@@ -96,7 +96,7 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(f"--{option} is {value}; give at least 1.")
     if args.data is None and (args.format or args.corpus):
         raise InputError("--format and --corpus describe a file; name it with --data.")
-    if args.data is not None and (args.tasks or args.text or args.statements):
+    if args.data is not None and (args.tasks or args.text is not None or args.statements):
         raise InputError("--data brings its own documents and questions; leave out --tasks, --text and --statements.")
     if args.text is not None:
         text_files(args.text)  # before the workers start, which takes seconds
@@ -113,6 +113,10 @@ def make_setup(args: argparse.Namespace) -> Setup:
     if args.lengths:
         lengths = list(numbers(args.lengths, "--lengths"))
     patterns = names(args.patterns, "--patterns", list(PATTERNS))
+    if "wim" not in patterns and (args.pack or args.repeats):
+        raise InputError(
+            f"--pack and --repeats are for the pattern wim, and --patterns names {args.patterns}; leave them out."
+        )
     settings = reading_settings(args, margin_tokens=DEMO_MARGIN_TOKENS if is_demo(args.model) else None)
     device = pick_device(args.device)
     check_compile(args.compile, device)
@@ -154,7 +158,9 @@ def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
     if args.classifier not in ("same", "none"):
         folders[args.classifier] = resolve(args.classifier)
     weights = {name: fingerprint(folder / file for file in weight_files(folder)) for name, folder in folders.items()}
-    files = [Path(name) for name in (args.data, args.corpus) if name] + (text_files(args.text) if args.text else [])
+    files = [Path(name) for name in (args.data, args.corpus) if name] + (
+        text_files(args.text) if args.text is not None else []
+    )
     reading = {name: value for name, value in asdict(setup.settings).items() if name != "pattern"}
     return {
         "model": args.model,

@@ -221,6 +221,7 @@ def test_a_changed_checkpoint_is_refused(folder, tmp_path, capsys):
         (["--margin-window", "some"], "--margin-window is 'some'"),
         (["--format", "squad"], "name it with --data"),
         (["--data", "x.json"], "leave out --tasks"),
+        (["--patterns", "llm,rag", "--repeats"], "leave them out"),
         (["--text", "nowhere"], "is not a folder"),
         (["--model", "./nowhere"], "no folder"),
     ],

@@ -243,6 +243,8 @@ BAD = {
     "no margin": ({}, ["--margin-tokens", "0"], "margin_tokens is 0"),
     "no answer": ({}, ["--answer-tokens", "-3"], "answer_tokens is -3"),
     "no window": ({}, ["--margin-window", "0"], "margin_window is 0"),
+    "nothing to pack": ({}, ["--pattern", "llm", "--pack"], "pattern is llm; it should be wim with --pack"),
+    "nothing that repeats": ({}, ["--pattern", "rag", "--repeats"], "pattern is rag; it should be wim with --repeats"),
     "cold": ({}, ["--temperature", "-1"], "temperature is -1"),
     "no nucleus": ({}, ["--top-p", "0"], "top_p is 0"),
     "threshold": ({}, ["--threshold", "2"], "threshold is 2"),
