@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -602,6 +603,19 @@ def test_what_just_fits_is_not_refused(folders, monkeypatch):
     monkeypatch.setattr(reader, "free_bytes", lambda device: needed - 1)
     with pytest.raises(InputError):
         open_wim(folders["llama"], DOCUMENT)
+
+
+def test_prompts_that_are_read_together_need_room_to_work_in(folders):
+    checkpoint = Checkpoint.open(str(folders["llama"]))
+
+    def work(question, window):
+        settings = replace(SETTINGS, margin_window=window)
+        plan = make_plan(checkpoint, DOCUMENT, [question], settings, Prompts(), checkpoint)
+        assert len(plan.chunks) > 1
+        return reader.needed_bytes(plan, checkpoint, checkpoint, torch.float32)["work"]
+
+    one, all_ = work(QUERY * 5, 1), work(QUERY * 5, None)
+    assert all_ > one > 0
 
 
 def test_the_weights_and_the_cache_take_what_was_said(folders):

@@ -149,6 +149,7 @@ class Plan:
     judge: the classifier's prompts, None where no verdicts are wanted
     verdict_capacity: positions of the second cache, in which margins are judged; 0 where it is not needed
     longest_verdict: the most positions of one verdict
+    prompts_together: the most tokens of prompts that one forward pass reads, those of a window's margins or verdicts
     """
 
     settings: Settings
@@ -159,6 +160,7 @@ class Plan:
     longest: int
     verdict_capacity: int
     longest_verdict: int
+    prompts_together: int
 
     @property
     def document_tokens(self) -> int:
@@ -204,13 +206,12 @@ def make_plan(
         wording.check_verdicts()
     if "wim" in patterns and judge is not None:
         judge.check_verdicts()
-    branch, relevance, final, verdict = 0, 0, 0, 0
+    longest_prompt, relevance, final, verdict = 0, 0, 0, 0
     note = settings.margin_tokens + NOTE_EDGES
     n_margins, n_lists = prompts.verdict.count("{margin}"), prompts.answer_with_margins.count("{margins}")
     for query in queries:
         if "wim" in patterns:
-            longest_prompt = max(len(wording.margin(query, chunk.beginning)) for chunk in chunks)
-            branch = max(branch, longest_prompt + settings.margin_tokens)
+            longest_prompt = max(longest_prompt, *(len(wording.margin(query, chunk.beginning)) for chunk in chunks))
             final = max(final, len(wording.answer_with_margins(query, [])) + len(chunks) * note * n_lists)
             if judge is not None:
                 verdict = max(verdict, len(judge.verdict(query, "")) + note * n_margins)
@@ -218,6 +219,7 @@ def make_plan(
             relevance = max(relevance, len(wording.relevance(query)))
         if "rag" in patterns or "llm" in patterns:
             final = max(final, len(wording.answer(query)))
+    branch = longest_prompt + settings.margin_tokens if longest_prompt else 0
     final += settings.answer_tokens
 
     longest = read + max(branch, relevance, final)
@@ -246,4 +248,5 @@ def make_plan(
         longest=longest,
         verdict_capacity=header + window * verdict if verdict else 0,
         longest_verdict=header + verdict,
+        prompts_together=max(window * longest_prompt, window * verdict, len(queries) * relevance),
     )

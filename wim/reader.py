@@ -133,7 +133,8 @@ def needed_bytes(plan: Plan, checkpoint: Checkpoint, classifier: Checkpoint | No
         weights += classifier.weight_bytes(dtype) if classifier.folder != checkpoint.folder else 0
     # The widest moment of a layer: some copies of the hidden states, and the MLP's gate, up and their product.
     width = 8 * config.hidden_size + 3 * config.intermediate_size
-    work = min(plan.longest, PREFILL_TOKENS) * width * dtype.itemsize + config.vocab_size * 4
+    n_tokens = max(min(plan.longest, PREFILL_TOKENS), plan.prompts_together)
+    work = n_tokens * width * dtype.itemsize + config.vocab_size * 4
     return {"weights": weights, "cache": cache, "work": work}
 
 
