@@ -44,6 +44,7 @@ class Branches:
         self.cache, self.ends, self.pads, self.capacity, self.base = cache, ends, pads, capacity, base
         free = cache.storage[:, :, 0, :, base : base + rows * capacity]
         self.storage = free.unflatten(3, (rows, capacity))  # a view: (n_layers, 2, n_kv_heads, rows, slots, head_dim)
+        self.longest = max(*ends, 1)  # of the rows' prefixes; a host's number, since to ask the device is to wait for it
         self.prefix_ends = torch.tensor(ends, device=free.device)
         self.first_slots = torch.tensor(pads, device=free.device)
         self.length = 0
@@ -67,9 +68,9 @@ class Branches:
         prefix = self.cache.storage[layer]  # (2, 1, n_kv_heads, capacity, head_dim)
         if window is None and flash_serves(q):
             keys_values = prefix[:, 0]
-            return self._merged(self._packed.over_prefix(q, *keys_values), self._packed.over_own(q, *keys_values, end))
+            return merge(self._packed.over_prefix(q, *keys_values), self._packed.over_own(q, *keys_values, end))[0]
         if window is None and q.shape[2] == 1:
-            return self._merged(self._masked_prefix(q, prefix), self._masked_own(q, own))
+            return merge(self._masked_prefix(q, prefix), self._masked_own(q, own))[0]
         out = torch.zeros_like(q)
         for row, (n_prefix, pad) in enumerate(zip(self.ends, self.pads, strict=True)):
             skip = max(pad - start, 0)
@@ -82,21 +83,18 @@ class Branches:
 
     @cached_property
     def _packed(self) -> PackedRows:
-        return PackedRows(self.ends, self.pads, self.base, self.capacity, self.prefix_ends.device)
+        return PackedRows(self.prefix_ends, self.first_slots, self.longest, self.base, self.capacity)
 
     # What `_row_attention` does row by row, for all rows in one call: over the prefix, and over the rows' own tokens.
-
-    def _merged(self, prefix: Part, own: Part) -> Tensor:
-        out, lse = prefix
-        if 0 in self.ends:  # kernels differ in what they say of no keys; the sum over nothing is exp(-inf)
-            lse = lse.masked_fill((self.prefix_ends == 0)[:, None, None], float("-inf"))
-        return merge((out, lse), own)[0]
 
     def _masked_prefix(self, q: Tensor, prefix: Tensor) -> Part:
         """One query a row: side by side they are the queries of one sequence, and each key is read once for all."""
         keys, values = prefix[:, :, :, : self._prefix_bias.shape[1]]
         out, lse = attention_with_lse(q.transpose(0, 2), keys, values, causal=False, bias=self._prefix_bias)
-        return out.transpose(0, 2), lse.transpose(0, 2)
+        out, lse = out.transpose(0, 2), lse.transpose(0, 2)
+        if 0 in self.ends:  # kernels differ in what they say of no keys; the sum over nothing is exp(-inf)
+            lse = lse.masked_fill((self.prefix_ends == 0)[:, None, None], float("-inf"))
+        return out, lse
 
     def _masked_own(self, q: Tensor, own: Tensor) -> Part:
         bias = self._own_bias[..., : own.shape[3]] if any(self.pads) else None
@@ -105,7 +103,7 @@ class Branches:
     @cached_property
     def _prefix_bias(self) -> Tensor:
         """(rows, length of the longest prefix): hides from each row what lies behind its end."""
-        keys = torch.arange(max(*self.ends, 1), device=self.prefix_ends.device)
+        keys = torch.arange(self.longest, device=self.prefix_ends.device)
         return self._hide(keys >= self.prefix_ends[:, None])
 
     @cached_property

@@ -20,15 +20,16 @@ MOST_COPIES = 8192  # of a query, one for each piece: bounds the memory
 
 
 class PackedRows:
-    """The rows of some branches, on one device; ends, pads and capacity as in Branches.
+    """The rows of some branches; capacity as in Branches.
 
+    ends, pads: as in Branches, (rows,) int64 on the device
+    longest: the largest of the ends, at least 1
     base: where the first row's slots begin in the cache; those of the others follow, `capacity` slots for each
     """
 
-    def __init__(self, ends: list[int], pads: list[int], base: int, capacity: int, device: torch.device):
-        self.longest, self.ends = max(*ends, 1), torch.tensor(ends, device=device)
-        self.pads = torch.tensor(pads, device=device)
-        self.own_starts = self.pads + torch.arange(base, base + len(ends) * capacity, capacity, device=device)
+    def __init__(self, ends: Tensor, pads: Tensor, longest: int, base: int, capacity: int):
+        self.ends, self.pads, self.longest = ends, pads, longest
+        self.own_starts = pads + torch.arange(base, base + len(ends) * capacity, capacity, device=ends.device)
         self._prefix: dict[int, tuple[Groups, Tensor]] = {}  # by number of queries: the same for all layers
         self._own: dict[tuple[int, int], Groups] = {}  # and of slots
 

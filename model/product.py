@@ -64,7 +64,7 @@ def sums_are_faster(out_features: int, in_features: int) -> bool:
     return out_features <= 2 * in_features and (in_features <= SHORT_ROW or in_features % 2048 == 0)
 
 
-def _halves(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _halves(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     # Strides are of memory, so the input is computed before: what is fused into a row's sum is computed anew for each row.
     input = input.as_strided(input.shape, input.stride())
     biases = (None, None) if bias is None else bias.chunk(2)
