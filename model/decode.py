@@ -115,18 +115,14 @@ class GraphDecoder:
         self.graph = graph
 
     def _step(self) -> Tensor:
-        x, rotary = _embed(self.model, self.tokens, self.state)
-        for layer, kv in zip(self.model.model.layers, self.cache.storage[:, :, 0], strict=True):
+        state, model = self.state, self.model.model
+        positions = state.ends + state.slots - state.starts
+        x, rotary = model.embed(self.tokens, positions[:, None])  # not compiled, which takes more than a second
+        for layer, kv in zip(model.layers, self.cache.storage[:, :, 0], strict=True):
             torch._dynamo.maybe_mark_dynamic(kv, 2)
-            x = _layer(layer, x, rotary, kv, self.state, self.options)
-        self.state.slots.add_(1)
-        return self.model.lm_head(self.model.model.norm(x[:, 0]))
-
-
-@torch.compile(dynamic=False, fullgraph=True)
-def _embed(model: CausalLM, tokens: Tensor, state: RowState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    positions = state.ends + state.slots - state.starts
-    return model.model.embed(tokens, positions[:, None])
+            x = _layer(layer, x, rotary, kv, state, self.options)
+        state.slots.add_(1)
+        return self.model.lm_head(model.norm(x[:, 0]))
 
 
 @torch.compile(dynamic=False, fullgraph=True)
