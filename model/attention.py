@@ -17,7 +17,7 @@ from torch import Tensor
 from model.attention_cuda import causal_attention_cuda, flash_attention, flash_serves
 from model.merge import Part, merge
 
-MOST_SCORES = 2**27  # float32 numbers, half a GiB
+MAX_SCORES = 2**27  # float32 numbers, half a GiB
 
 
 def causal_attention(q: Tensor, keys: Tensor, values: Tensor, window: int | None = None) -> Tensor:
@@ -57,7 +57,7 @@ def _attention_by_definition(q: Tensor, keys: Tensor, values: Tensor, causal: bo
     keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
     key_at = torch.arange(n_keys, device=q.device)
     parts = []
-    for block in torch.arange(n_queries, device=q.device).split(max(1, MOST_SCORES // (q.shape[1] * n_keys))):
+    for block in torch.arange(n_queries, device=q.device).split(max(1, MAX_SCORES // (q.shape[1] * n_keys))):
         scores = (q[:, :, block] @ keys.transpose(-1, -2)).float() * q.shape[-1] ** -0.5  # (batch, n_heads, block, n_keys)
         if bias is not None:
             scores = scores + bias[..., block, :]

@@ -27,7 +27,7 @@ from torch import Tensor
 from model.merge import Part, merge
 
 QUERY_BLOCK = 1024  # fewer queries than this are not worth padding
-KEY_BLOCK = 4096  # the smallest piece of a prefix
+PREFIX_BLOCK = 4096  # the smallest piece of a prefix
 AMPERE, HOPPER = 8, 9  # major numbers of compute capabilities
 
 
@@ -47,14 +47,14 @@ def _cudnn_serves(q: Tensor) -> bool:
 
 
 def causal_attention_cuda(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of a chunk behind a prefix; arguments as in model.attention.causal_attention.
+    """Attention of a chunk after a prefix; arguments as in model.attention.causal_attention.
 
     cuDNN computes pieces of the prefix, and the chunk itself if it has whole blocks, FlashAttention what is left. The parts
     are merged by their log-sum-exp.
     """
     n_queries = q.shape[2]
     n_prefix = keys.shape[2] - n_queries
-    if n_queries < QUERY_BLOCK or n_prefix < KEY_BLOCK or not _cudnn_serves(q):
+    if n_queries < QUERY_BLOCK or n_prefix < PREFIX_BLOCK or not _cudnn_serves(q):
         return flash_attention(q, keys, values, causal=True)[0]
 
     def seen(start: int, end: int | None) -> tuple[Tensor, Tensor]:
@@ -80,11 +80,11 @@ def _cudnn_attention(q: Tensor, keys: Tensor, values: Tensor, causal: bool) -> P
 
 
 def piece_ends(length: int) -> list[int]:
-    """Cut as much of a length as KEY_BLOCK divides into pieces of falling powers of two times KEY_BLOCK."""
-    ends, blocks = [0], length // KEY_BLOCK
+    """Where to cut as much of a length as PREFIX_BLOCK divides: into pieces of PREFIX_BLOCK times falling powers of two."""
+    ends, blocks = [0], length // PREFIX_BLOCK
     for bit in reversed(range(blocks.bit_length())):
         if blocks >> bit & 1:
-            ends.append(ends[-1] + (KEY_BLOCK << bit))
+            ends.append(ends[-1] + (PREFIX_BLOCK << bit))
     return ends[1:]
 
 
@@ -110,7 +110,7 @@ class Groups(NamedTuple):
     query_starts: Tensor  # (groups + 1,) int32
     key_starts: Tensor  # (groups + 1,) int32, the last of which says nothing
     key_counts: Tensor  # (groups,) int32
-    most_queries: int  # of a group
+    max_queries: int  # of a group
 
     @classmethod
     def of_size(cls, size: int, key_starts: Tensor, key_counts: Tensor) -> Groups:
@@ -119,7 +119,7 @@ class Groups(NamedTuple):
         return cls(query_starts, F.pad(key_starts.int(), (0, 1)), key_counts.int(), size)
 
 
-def packed_attention(
+def varlen_attention(
     q: Tensor, keys: Tensor, values: Tensor, groups: Groups, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """FlashAttention-2 over many groups at once.
@@ -134,7 +134,7 @@ def packed_attention(
         values,
         groups.query_starts,
         groups.key_starts,
-        groups.most_queries,
+        groups.max_queries,
         keys.shape[0],
         0.0,
         causal,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.attention import attention_with_lse, causal_attention
 from model.attention_cuda import flash_serves
-from model.branch_cuda import PackedRows
+from model.branch_cuda import VarlenRows
 from model.cache import KVCache
 from model.merge import Part, merge
 
@@ -44,7 +44,7 @@ class Branches:
         self.cache, self.ends, self.pads, self.capacity, self.base = cache, ends, pads, capacity, base
         free = cache.storage[:, :, 0, :, base : base + rows * capacity]
         self.storage = free.unflatten(3, (rows, capacity))  # a view: (n_layers, 2, n_kv_heads, rows, slots, head_dim)
-        self.longest = max(*ends, 1)  # of the rows' prefixes; a host's number, since to ask the device is to wait for it
+        self.longest = max(*ends, 1)  # of the rows' prefixes; an int, since to read it from the device is to wait for it
         self.prefix_ends = torch.tensor(ends, device=free.device)
         self.first_slots = torch.tensor(pads, device=free.device)
         self.length = 0
@@ -55,20 +55,20 @@ class Branches:
         # Pads stand anywhere; nobody sees them.
         return ((self.prefix_ends - self.first_slots)[:, None] + slots).clamp(min=0)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each.
 
-        Three ways to the same: packed (FlashAttention, on CUDA; model/branch_cuda.py), one query a row under a mask
-        (elsewhere), and row by row, which is the definition (prompts off CUDA, and sliding windows).
+        Three ways to the same: groups of varying length (FlashAttention, on CUDA; model/branch_cuda.py), one query a row
+        under a mask (elsewhere), and row by row, which is the definition (prompts off CUDA, and sliding windows).
         """
         start, end = self.length, self.length + k.shape[2]
-        own = self.storage[layer].transpose(1, 2)[:, :, :, :end]  # (2, rows, n_kv_heads, end, head_dim)
+        own = self.storage[layer_idx].transpose(1, 2)[:, :, :, :end]  # (2, rows, n_kv_heads, end, head_dim)
         own[0, :, :, start:] = k
         own[1, :, :, start:] = v
-        prefix = self.cache.storage[layer]  # (2, 1, n_kv_heads, capacity, head_dim)
+        prefix = self.cache.storage[layer_idx]  # (2, 1, n_kv_heads, capacity, head_dim)
         if window is None and flash_serves(q):
             keys_values = prefix[:, 0]
-            return merge(self._packed.over_prefix(q, *keys_values), self._packed.over_own(q, *keys_values, end))[0]
+            return merge(self._varlen.over_prefix(q, *keys_values), self._varlen.over_own(q, *keys_values, end))[0]
         if window is None and q.shape[2] == 1:
             return merge(self._masked_prefix(q, prefix), self._masked_own(q, own))[0]
         out = torch.zeros_like(q)
@@ -82,8 +82,8 @@ class Branches:
         self.length += seq_len
 
     @cached_property
-    def _packed(self) -> PackedRows:
-        return PackedRows(self.prefix_ends, self.first_slots, self.longest, self.base, self.capacity)
+    def _varlen(self) -> VarlenRows:
+        return VarlenRows(self.prefix_ends, self.first_slots, self.longest, self.base, self.capacity)
 
     # What `_row_attention` does row by row, for all rows in one call: over the prefix, and over the rows' own tokens.
 
@@ -102,7 +102,7 @@ class Branches:
 
     @cached_property
     def _prefix_bias(self) -> Tensor:
-        """(rows, length of the longest prefix): hides from each row what lies behind its end."""
+        """(rows, length of the longest prefix): hides from each row what lies past its end."""
         keys = torch.arange(self.longest, device=self.prefix_ends.device)
         return self._hide(keys >= self.prefix_ends[:, None])
 

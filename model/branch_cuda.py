@@ -3,7 +3,7 @@
 The kernel takes groups of queries, each of which looks at a range of keys of its own. Over the rows' own tokens that is a
 group a row. Over the prefix it is a group for each row and piece of the prefix: a thread block reads all keys of its
 queries, and one that had all that the longest row sees would still be at it when the others are done. On an H100, 16
-prompts of 62 tokens behind 4,096 to 65,536 tokens take Llama-3.1-8B 0.134 s in one piece and 0.101 s in eight.
+prompts of 62 tokens after 4,096 to 65,536 tokens take Llama-3.1-8B 0.134 s in one piece and 0.101 s in eight.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.attention_cuda import Groups, packed_attention
+from model.attention_cuda import Groups, varlen_attention
 from model.merge import Part, merge_all
 
-LEAST_PIECE = 4096  # keys
+MIN_PIECE = 4096  # keys
 ENOUGH_GROUPS = 128  # over the prefix, for an even share of work; more rows are a group each
-MOST_COPIES = 8192  # of a query, one for each piece: bounds the memory
+MAX_COPIES = 8192  # of a query, one for each piece: bounds the memory
 
 
-class PackedRows:
+class VarlenRows:
     """The rows of some branches; capacity as in Branches.
 
     ends, pads: as in Branches, (rows,) int64 on the device
@@ -34,7 +34,7 @@ class PackedRows:
         self._own: dict[tuple[int, int], Groups] = {}  # and of slots
 
     def over_prefix(self, q: Tensor, keys: Tensor, values: Tensor) -> Part:
-        """The query heads that read one head of keys stand side by side: enough queries for the kernel's tiles.
+        """The query heads of one KV head stand side by side: enough queries for the kernel's tiles.
 
         q: (rows, n_heads, n_queries, head_dim); keys, values: of one layer's whole cache, (n_kv_heads, capacity, head_dim)
         """
@@ -44,7 +44,7 @@ class PackedRows:
             self._prefix[n_queries] = self._pieces(n_queries, grouped.shape[1])
         groups, unseen = self._prefix[n_queries]
         copies = grouped.expand(len(unseen), *grouped.shape).reshape(-1, n_kv_heads, head_dim)
-        out, lse = packed_attention(copies, keys.transpose(0, 1), values.transpose(0, 1), groups)
+        out, lse = varlen_attention(copies, keys.transpose(0, 1), values.transpose(0, 1), groups)
         out, lse = out.view(-1, *grouped.shape), lse.T.view(-1, *grouped.shape[:-1])  # (pieces, rows, …)
         out, lse = merge_all(out, lse.masked_fill(unseen, float("-inf")))  # (rows, group, n_queries, n_kv_heads, …)
         return out.permute(0, 3, 1, 2, 4).flatten(1, 2), lse.permute(0, 3, 1, 2).flatten(1, 2)
@@ -52,8 +52,8 @@ class PackedRows:
     def _pieces(self, n_queries: int, n_heads: int) -> tuple[Groups, Tensor]:
         """For each piece and row a group of queries, `n_heads` of each token; and where a row sees nothing of a piece."""
         rows = len(self.ends)
-        most = max(1, min(ENOUGH_GROUPS // rows, MOST_COPIES // (rows * n_queries)))
-        piece = max(LEAST_PIECE, -(-self.longest // most))
+        most = max(1, min(ENOUGH_GROUPS // rows, MAX_COPIES // (rows * n_queries)))
+        piece = max(MIN_PIECE, -(-self.longest // most))
         starts = torch.arange(0, self.longest, piece, device=self.ends.device)[:, None]
         counts = (self.ends - starts).clamp(0, piece)  # (pieces, rows): keys that are seen
         groups = Groups.of_size(n_heads * n_queries, starts.expand(counts.shape).flatten(), counts.flatten())
@@ -66,5 +66,5 @@ class PackedRows:
             self._own[n_queries, n_slots] = Groups.of_size(n_queries, self.own_starts, n_slots - self.pads)
         queries = q.transpose(1, 2).flatten(0, 1)  # (rows * n_queries, n_heads, head_dim)
         groups = self._own[n_queries, n_slots]
-        out, lse = packed_attention(queries, keys.transpose(0, 1), values.transpose(0, 1), groups, causal=True)
+        out, lse = varlen_attention(queries, keys.transpose(0, 1), values.transpose(0, 1), groups, causal=True)
         return out.unflatten(0, (rows, -1)).transpose(1, 2), lse.unflatten(1, (rows, -1)).transpose(0, 1)

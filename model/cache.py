@@ -71,14 +71,14 @@ class KVCache:
             )
         return torch.arange(self.length, self.length + seq_len, device=self.storage.device).unsqueeze(0)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
-        """Store the new keys and values of one layer behind `length` and attend to everything up to them.
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+        """Store the new keys and values of one layer from position `length` on and attend to everything up to them.
 
         q: (1, n_heads, seq_len, head_dim); k, v: (1, n_kv_heads, seq_len, head_dim), both already rotated.
         Returns (1, n_heads, seq_len, head_dim).
         """
         end = self.length + k.shape[2]
-        keys, values = self.storage[layer, :, :, :, :end].unbind(0)  # views: (1, n_kv_heads, end, head_dim)
+        keys, values = self.storage[layer_idx, :, :, :, :end].unbind(0)  # views: (1, n_kv_heads, end, head_dim)
         keys[:, :, self.length :] = k
         values[:, :, self.length :] = v
         return causal_attention(q, keys, values, window)

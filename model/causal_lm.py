@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from model.attention import causal_attention
 from model.config import ModelConfig
-from model.joint import Joint
+from model.fused import FusedLinears
 from model.rotary import RotaryEmbedding
 
 # What a layer is handed: (q, k, v, window) -> attention output, all (batch, heads, seq_len, head_dim).
 Attend = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
-MOST_COMPILATIONS = 64  # of one function before torch.compile gives up: each family, dtype and number of rows needs its own
 RunLayer = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor], Attend], Tensor]
 
 
@@ -29,7 +28,7 @@ class Context(Protocol):
 
     def positions(self, seq_len: int) -> Tensor: ...
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor: ...
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor: ...
 
     def advance(self, seq_len: int) -> None: ...
 
@@ -43,23 +42,11 @@ class NoCache:
     def positions(self, seq_len: int) -> Tensor:
         return torch.arange(seq_len, device=self.device).unsqueeze(0)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         return causal_attention(q, k, v, window)
 
     def advance(self, seq_len: int) -> None:
         pass
-
-
-def compiled_layers(backend: str | Callable = "inductor") -> RunLayer:
-    """Layers run through torch.compile, but for attention, which stays as it is.
-
-    One compilation serves all layers and lengths; another family or dtype needs its own.
-    """
-    dynamo = torch._dynamo  # loading it takes seconds, so nothing does before this
-    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, MOST_COMPILATIONS)
-    compiled = torch.compile(run_eagerly, dynamic=True, backend=backend)
-    as_it_is = dynamo.disable(lambda attend, *args: attend(*args))
-    return lambda layer, x, rotary, attend: compiled(layer, x, rotary, partial(as_it_is, attend))
 
 
 def run_eagerly(layer: nn.Module, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
@@ -67,12 +54,12 @@ def run_eagerly(layer: nn.Module, x: Tensor, rotary: tuple[Tensor, Tensor], atte
 
 
 class Decoder(nn.Module):
-    """Embedding, layers and final norm. `layer_type(config, index)` builds one layer."""
+    """Embedding, layers and final norm. `layer_type(config, layer_idx)` builds one layer."""
 
     def __init__(self, config: ModelConfig, layer_type: type[nn.Module]):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(layer_type(config, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layer_type(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary = RotaryEmbedding(config.rope, config.max_position_embeddings)
         self.run_layer: RunLayer = run_eagerly
@@ -86,8 +73,8 @@ class Decoder(nn.Module):
         """token_ids: (batch, seq_len) int64. Returns hidden states, (batch, seq_len, hidden_size)."""
         seq_len = token_ids.shape[1]
         x, rotary = self.embed(token_ids, context.positions(seq_len))
-        for index, layer in enumerate(self.layers):
-            x = self.run_layer(layer, x, rotary, partial(context.attend, index))
+        for layer_idx, layer in enumerate(self.layers):
+            x = self.run_layer(layer, x, rotary, partial(context.attend, layer_idx))
         context.advance(seq_len)
         return self.norm(x)
 
@@ -109,18 +96,18 @@ class CausalLM(nn.Module):
         """Say how many positions the run will use at most; see RotaryEmbedding for what depends on it."""
         self.model.rotary.plan(length)
 
-    def join_weights(self) -> None:
-        """Lay matrices that read the same input next to each other (model/joint.py). After loading, for inference."""
+    def fuse_weights(self) -> None:
+        """Lay matrices that read the same input next to each other (model/fused.py). After loading, for inference."""
         for module in self.modules():
             for value in vars(module).values():
-                if isinstance(value, Joint):
-                    value.join()
+                if isinstance(value, FusedLinears):
+                    value.fuse()
 
     def compile_layers(self) -> None:
         """Fuse what a layer does before and after attention, by torch.compile. For inference on CUDA.
 
         Compilation takes some seconds at the first forward pass, one for all layers and lengths; then Llama-3.1-8B takes
-        some percent less time to read a prompt on an H200.
+        a few percent less time to read a prompt on an H200.
         """
         self.model.run_layer = compiled_layers()
 
@@ -136,3 +123,19 @@ class CausalLM(nn.Module):
         x = self.model(token_ids, context if context is not None else NoCache(token_ids.device))
         # Next to each other, rows of a batch are one product; else the matrix is read for each.
         return self.lm_head(x if all_logits else x[:, -1:].contiguous())
+
+
+# Of one function before torch.compile gives up: each family, dtype and number of rows needs its own.
+MAX_COMPILATIONS = 64
+
+
+def compiled_layers(backend: str | Callable = "inductor") -> RunLayer:
+    """Layers run through torch.compile, but for attention, which stays as it is.
+
+    One compilation serves all layers and lengths; another family or dtype needs its own.
+    """
+    dynamo = torch._dynamo  # loading it takes seconds, so nothing does before this
+    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, MAX_COMPILATIONS)
+    compiled = torch.compile(run_eagerly, dynamic=True, backend=backend)
+    as_it_is = dynamo.disable(lambda attend, *args: attend(*args))
+    return lambda layer, x, rotary, attend: compiled(layer, x, rotary, partial(as_it_is, attend))

@@ -3,14 +3,14 @@
 A decode step reads all weights and the whole cache to compute one token per row; everything else only stands in the way.
 Here one step is captured as a CUDA graph and replayed:
 
-    no host in the loop   where each row stands are tensors on the device; the graph itself counts up its newest slot
+    no host in the loop   the rows' positions are tensors on the device, and the graph itself advances them
     few kernels           a layer is compiled as a whole, once for all layers, so that only the matrix products and
-                          attention are kernels of some length (products with one row: model/product.py)
+                          attention are kernels of some length (products with one row: model/gemv.py)
     a full card           one token per row gives attention too little to do, so the keys are shared out among thread
                           blocks that read them side by side, and the results merged by their log-sum-exp (FlashDecoding);
                           with FlexAttention (arXiv 2412.05496), whose kernel does so for any mask
 
-All rows look at all keys together, so the shared prefix is read once per step for up to `most_rows` rows, and the mask says
+All rows look at all keys together, so the shared prefix is read once per step for up to `max_rows` rows, and the mask says
 who sees what. Row r sees the cache up to ends[r], then its own tokens, from starts[r] to slots[r], its newest one's:
 
     [ prefix                                           | row 0's own | row 1's own | row 2's own |··· free ···]
@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from model.cache import KVCache
-from model.causal_lm import MOST_COMPILATIONS, CausalLM
+from model.causal_lm import MAX_COMPILATIONS, CausalLM
 from model.config import ModelConfig
-from model.product import ProductsOfOneToken
+from model.gemv import GemvMode
 
 KEY_BLOCK = 128  # keys; how many such blocks from the cache's beginning are read is known to the device only
 CAPTURE_BYTES = 2**28  # more than the intermediate results of a step take
@@ -50,9 +50,9 @@ class RowState(NamedTuple):
 
 
 class GraphDecoder:
-    """One step of up to `rows` rows over one cache. Rows that are left over do what row 0 does, to the same slots.
+    """One step of up to `rows` rows over one cache. Unused rows are copies of row 0 and write the same to the same slots.
 
-    rows: a power of two, and at most `most_rows`
+    rows: a power of two, and at most `max_rows`
     """
 
     def __init__(self, model: CausalLM, cache: KVCache, rows: int):
@@ -95,12 +95,12 @@ class GraphDecoder:
         return self.logits[: self.n_begun]
 
     def _capture(self) -> None:
-        # By hand, as torch.cuda.graph would wait for the device, which is busy with the prompts. Each in a stream of its
-        # own, since libraries keep memory for each stream, which a graph goes on using.
+        # By hand, as torch.cuda.graph would wait for the device, which is busy with the prompts. Each capture has its own
+        # stream, because libraries keep a workspace for each stream, and a graph goes on using it.
         slots, graph, stream = self.state.slots.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)
         current = torch.cuda.current_stream(self.device)
         stream.wait_stream(current)
-        with torch.cuda.stream(stream), torch._dynamo.config.patch(recompile_limit=MOST_COMPILATIONS):
+        with torch.cuda.stream(stream), torch._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
             # Compiles, and lets libraries allocate what a capture must not. What it stores, the first replay stores anew.
             self._step()
             self.state.slots.copy_(slots)
@@ -136,9 +136,9 @@ def _layer(
         is_key = torch.arange(2, device=x.device)[:, None, None, None] == 0
         kv[:, :, state.slots] = torch.where(is_key, k, v)  # unlike torch.stack, this becomes one kernel with the store
         keys, values = kv.unsqueeze(1)  # (1, n_kv_heads, capacity, head_dim)
-        # Row by row and head by head, the queries that read one head of keys; the kernel wants a power of two of heads.
+        # The query heads of one KV head next to each other; the kernel wants a power of two of them.
         n_kv_heads, group = keys.shape[1], q.shape[1] // keys.shape[1]
-        spare = power_of_two(group) - group
+        spare = next_power_of_two(group) - group
         queries = q[:, :, 0].transpose(0, 1).reshape(1, n_kv_heads, group, *x.shape[:1], -1)
         queries = F.pad(queries, (0, 0, 0, 0, 0, spare)).flatten(1, 2)  # (1, heads, rows, head_dim)
         mask = block_mask(state, keys.shape[2], window)
@@ -146,7 +146,7 @@ def _layer(
         out = out.reshape(n_kv_heads, group + spare, *out.shape[2:])[:, :group].flatten(0, 1)  # (n_heads, rows, head_dim)
         return out.transpose(0, 1)[:, :, None]
 
-    with ProductsOfOneToken() if len(x) == 1 else nullcontext():
+    with GemvMode() if len(x) == 1 else nullcontext():
         return layer(x, rotary, attend)
 
 
@@ -174,18 +174,18 @@ def block_mask(state: RowState, capacity: int, window: int | None) -> BlockMask:
     )
 
 
-def power_of_two(n: int) -> int:
+def next_power_of_two(n: int) -> int:
     """The least that is not less than n."""
     return 1 << (n - 1).bit_length()
 
 
 def group_size(config: ModelConfig) -> int:
-    """How many heads of queries read one head of keys, filled up as the kernel wants it."""
-    return power_of_two(config.num_attention_heads // config.num_key_value_heads)
+    """How many query heads read one KV head, filled up as the kernel wants it."""
+    return next_power_of_two(config.num_attention_heads // config.num_key_value_heads)
 
 
-def most_rows(config: ModelConfig) -> int:
-    """Of one decoder: the kernel takes 128 queries at a time for one head of keys, and fewer than 128 rows."""
+def max_rows(config: ModelConfig) -> int:
+    """The most rows of one decoder: the kernel takes at most 128 queries for one KV head, and fewer than 128 rows."""
     return max(1, min(64, 128 // group_size(config)))
 
 
@@ -202,7 +202,7 @@ def kernel_options(config: ModelConfig, rows: int, device: torch.device) -> dict
         return {}
     properties, n_kv_heads = torch.cuda.get_device_properties(device), config.num_key_value_heads
     n_queries = rows * group_size(config)  # for one KV head
-    row_bytes = 2 * power_of_two(config.head_dim)
+    row_bytes = 2 * next_power_of_two(config.head_dim)
     tile, thread_blocks, stages = (128, 1, 3) if rows == 1 else (64, 2, 3)
 
     def fits() -> bool:

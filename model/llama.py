@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from model.causal_lm import Attend, CausalLM
 from model.config import ModelConfig
-from model.joint import Joint
+from model.fused import FusedLinears
 from model.rotary import apply_rotary
 
 
 class LlamaAttention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
-        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer]
+        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer_idx]
         n_q, n_kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, n_q, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, n_kv, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, n_kv, bias=config.attention_bias)
-        self.qkv = Joint(self.q_proj, self.k_proj, self.v_proj)
+        self.qkv = FusedLinears(self.q_proj, self.k_proj, self.v_proj)  # for speed one product (model/fused.py)
         self.o_proj = nn.Linear(n_q, config.hidden_size, bias=config.attention_bias)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
@@ -42,7 +42,7 @@ class LlamaMLP(nn.Module):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.gate_up = Joint(self.gate_proj, self.up_proj)
+        self.gate_up = FusedLinears(self.gate_proj, self.up_proj)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaLayer(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = LlamaAttention(config, layer)
+        self.self_attn = LlamaAttention(config, layer_idx)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = LlamaMLP(config)
 

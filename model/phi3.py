@@ -15,9 +15,9 @@ from model.rotary import apply_rotary
 
 
 class Phi3Attention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
-        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer]
+        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer_idx]
         self.n_heads, self.n_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.qkv_proj = nn.Linear(config.hidden_size, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim, bias=False)
         self.o_proj = nn.Linear(self.n_heads * self.head_dim, config.hidden_size, bias=False)
@@ -43,10 +43,10 @@ class Phi3MLP(nn.Module):
 
 
 class Phi3Layer(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Phi3Attention(config, layer)
+        self.self_attn = Phi3Attention(config, layer_idx)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = Phi3MLP(config)
 

@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from model.causal_lm import Attend, CausalLM
 from model.config import ModelConfig
-from model.joint import Joint
+from model.fused import FusedLinears
 from model.rotary import apply_rotary
 
 
 class Qwen2Attention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
-        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer]
+        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer_idx]
         n_q, n_kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, n_q, bias=True)
         self.k_proj = nn.Linear(config.hidden_size, n_kv, bias=True)
         self.v_proj = nn.Linear(config.hidden_size, n_kv, bias=True)
-        self.qkv = Joint(self.q_proj, self.k_proj, self.v_proj)
+        self.qkv = FusedLinears(self.q_proj, self.k_proj, self.v_proj)
         self.o_proj = nn.Linear(n_q, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
@@ -41,7 +41,7 @@ class Qwen2MLP(nn.Module):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.gate_up = Joint(self.gate_proj, self.up_proj)
+        self.gate_up = FusedLinears(self.gate_proj, self.up_proj)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,10 +50,10 @@ class Qwen2MLP(nn.Module):
 
 
 class Qwen2Layer(nn.Module):
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Qwen2Attention(config, layer)
+        self.self_attn = Qwen2Attention(config, layer_idx)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = Qwen2MLP(config)
 

@@ -4,7 +4,7 @@ prefill    read tokens; their keys and values stay
 generate   read a prompt and continue it, token by token
 rollback   forget everything from a length on
 branch     continue several prompts from several ends of what has been read, together
-choose     how probable is one kind of reply against another, without writing it; `prefill_and_choose` does both at once
+compare    how probable is one kind of reply against another, without writing it; `prefill_and_compare` does both at once
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from model.sampling import Sampler
 if TYPE_CHECKING:
     from model.decode import GraphDecoder
 
-PREFILL_TOKENS = 4096  # the most that one forward pass reads: bounds the memory for activations
+# The most that `prefill` reads in one forward pass: bounds the memory for activations. Prompts of branches go in one pass,
+# however many they are.
+PREFILL_TOKENS = 4096
 BURST = 2  # decode steps that a device is given at a time; see `_decode_ahead`
 
 Step = Callable[[Tensor], Tensor]  # token ids (rows,) -> logits of the next ones (rows, vocab_size)
@@ -42,10 +44,10 @@ class Session:
         weight = model.lm_head.weight
         self.model, self.device = model, weight.device
         self.cache = KVCache(model.config, capacity, device=weight.device, dtype=weight.dtype)
-        # model/decode.py is imported where it is used: it loads the compiler, which takes seconds. Its kernel serves what
-        # FlashAttention does, but for tiny heads.
-        self.graphs = flash_serves(self.cache.storage) and model.config.head_dim >= 16
-        self.decoders: dict[tuple[int, int], GraphDecoder] = {}  # by number of rows, and the first of them
+        # The kernel of model/decode.py takes what FlashAttention does, except heads of fewer than 16 channels. That module
+        # is imported where it is used: it loads the compiler, which takes seconds.
+        self.use_graphs = flash_serves(self.cache.storage) and model.config.head_dim >= 16
+        self.decoders: dict[tuple[int, int], GraphDecoder] = {}  # by (rows, index of the first row)
 
     @property
     def length(self) -> int:
@@ -80,7 +82,7 @@ class Session:
         """
         logits = self.prefill(prompt)
         n_tokens = 0
-        step = self._graph_tail(max_tokens) if self.graphs else self._plain_decoder(self.cache)
+        step = self._graph_tail(max_tokens) if self.use_graphs else self._plain_decoder(self.cache)
         try:
             for [token_id] in self._decode(logits, step, max_tokens, sampler):
                 if token_id in stop_ids:
@@ -89,7 +91,7 @@ class Session:
                 yield token_id
         finally:
             # A graph does not move the pointer. Of the tokens taken it has read all but the last of `max_tokens`.
-            if self.graphs:
+            if self.use_graphs:
                 self.cache.advance(min(n_tokens, max(max_tokens - 1, 0)))
 
     @torch.inference_mode()
@@ -103,11 +105,11 @@ class Session:
     ) -> Iterator[list[int | None]]:
         """Continue each prompt from its own end of what has been read; what has been read does not change.
 
-        ends: row r stands where the first ends[r] positions have been read
+        ends: row r continues after the first ends[r] positions
         Yields, for each step, the next token id of each row, or None for rows that have ended.
         """
         logits, branches = self._read_branches(ends, prompts, max_tokens)
-        step = self._graph_branches(branches) if self.graphs else self._plain_decoder(branches)
+        step = self._graph_branches(branches) if self.use_graphs else self._plain_decoder(branches)
         running = [True] * len(prompts)
         for token_ids in self._decode(logits, step, max_tokens, sampler):
             running = [on and token_id not in stop_ids for on, token_id in zip(running, token_ids, strict=True)]
@@ -116,19 +118,19 @@ class Session:
             yield [token_id if on else None for on, token_id in zip(running, token_ids, strict=True)]
 
     @torch.inference_mode()
-    def choose(self, prompts: Sequence[Sequence[int]], first: Sequence[int], second: Sequence[int]) -> list[float]:
+    def compare(self, prompts: Sequence[Sequence[int]], first: Sequence[int], second: Sequence[int]) -> list[float]:
         """After each prompt, the probability that the next token is one of `first` rather than one of `second`.
 
         The prompts are branches from everything that has been read; nothing stays.
         """
         logits, _ = self._read_branches([self.length] * len(prompts), prompts, 0)
-        return _odds(logits, first, second).tolist()
+        return _probability(logits, first, second).tolist()
 
     @torch.inference_mode()
-    def prefill_and_choose(
+    def prefill_and_compare(
         self, token_ids: Sequence[int], other: Session, prompt: Sequence[int], first: Sequence[int], second: Sequence[int]
     ) -> float:
-        """`prefill` here and `choose` with one prompt on another session of the same model, in one forward pass.
+        """`prefill` here and `compare` with one prompt on another session of the same model, in one forward pass.
 
         What is read here is the same to rounding: some matrix kernels add up in another order for more tokens.
         """
@@ -138,7 +140,7 @@ class Session:
         last, length = token_ids[n_first:], other.length
         logits = self.model(self._tensor([[*last, *prompt]]), Packed(self.cache, len(last), other.cache))[:, -1]
         other.rollback(length)
-        return _odds(logits, first, second).item()
+        return _probability(logits, first, second).item()
 
     def _read_branches(
         self, ends: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int
@@ -151,7 +153,7 @@ class Session:
 
     def _decode(self, logits: Tensor, step: Step, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         """Sample and step. Yields the token ids of all rows."""
-        if self.graphs:
+        if self.use_graphs:
             yield from self._decode_ahead(logits, step, max_tokens, sampler)
             return
         for n_left in reversed(range(max_tokens)):
@@ -198,12 +200,12 @@ class Session:
 
     def _graph(self, ends: list[int], starts: list[int], slots: list[int], n_tokens: int) -> Step:
         """See GraphDecoder.begin. More rows than a decoder takes are shared out among several."""
-        from model.decode import GraphDecoder, most_rows, power_of_two
+        from model.decode import GraphDecoder, max_rows, next_power_of_two
 
-        size, decoders = most_rows(self.model.config), []
+        size, decoders = max_rows(self.model.config), []
         for at in range(0, len(ends), size):
             part = slice(at, at + size)
-            rows = power_of_two(len(ends[part]))  # few sizes: few graphs to capture
+            rows = next_power_of_two(len(ends[part]))  # few sizes: few graphs to capture
             if (rows, at) not in self.decoders:
                 self.decoders[rows, at] = GraphDecoder(self.model, self.cache, rows)
             decoders.append(self.decoders[rows, at])
@@ -233,7 +235,7 @@ class _ToHost:
         return self.host.tolist()
 
 
-def _odds(logits: Tensor, first: Sequence[int], second: Sequence[int]) -> Tensor:
-    """The probability of the tokens `first` against the tokens `second`, (rows,)."""
+def _probability(logits: Tensor, first: Sequence[int], second: Sequence[int]) -> Tensor:
+    """P(first) / (P(first) + P(second)) of the next token, (rows,)."""
     log_odds = logits[:, list(first)].float().logsumexp(-1) - logits[:, list(second)].float().logsumexp(-1)
     return log_odds.sigmoid()

@@ -177,14 +177,14 @@ QUERY = "Which of the people in the story went to the market, and what did they 
 
 
 def generate(session: Session, prompt: list[int], n_tokens: int) -> None:
-    """Greedy tokens behind what has been read, and back."""
+    """Greedy tokens after what has been read, and back."""
     length = session.length
     list(session.generate(prompt, n_tokens, frozenset(), Sampler()))
     session.rollback(length)
 
 
 def cold_start(bench: Bench) -> float:
-    """Seconds from a loaded model to the second token behind a chunk: what compiles, compiles here."""
+    """Seconds from a loaded model to the second token after a chunk: what compiles, compiles here."""
     plan = bench.plan(1)
     session = bench.session(plan)
     return bench.seconds(partial(generate, session, plan.chunks[0].ids, 2))
@@ -315,7 +315,7 @@ def load(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> 
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1)
-    model.join_weights()
+    model.fuse_weights()
     return model, config
 
 

@@ -28,7 +28,7 @@ def random_qkv(n_queries, n_keys):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_blocks_of_queries(monkeypatch, lengths, causal):
-    monkeypatch.setattr(attention, "MOST_SCORES", 1500)
+    monkeypatch.setattr(attention, "MAX_SCORES", 1500)
     q, keys, values = random_qkv(*lengths)
     out, lse = attention._attention_by_definition(q, keys, values, causal)
     torch.testing.assert_close(out, reference(q, keys, values, causal))
@@ -77,7 +77,7 @@ def test_pieces_of_a_prefix(monkeypatch, lengths):
     monkeypatch.setattr(attention_cuda, "flash_attention", attention._attention_by_definition)
     monkeypatch.setattr(attention_cuda, "_cudnn_serves", lambda q: True)
     monkeypatch.setattr(attention_cuda, "QUERY_BLOCK", 16)
-    monkeypatch.setattr(attention_cuda, "KEY_BLOCK", 32)
+    monkeypatch.setattr(attention_cuda, "PREFIX_BLOCK", 32)
     q, keys, values = random_qkv(*lengths)
     torch.testing.assert_close(attention_cuda.causal_attention_cuda(q, keys, values), reference(q, keys, values, True))
     assert bool(used) == (lengths[0] >= 16 and lengths[1] - lengths[0] >= 32)

@@ -94,10 +94,10 @@ def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
 @pytest.mark.parametrize("limits", [(7, 128, 8192), (7, 3, 8192), (1, 128, 60), (4096, 128, 8192)], ids=str)
 def test_rows_packed_into_one_call(monkeypatch, variant, ends, lengths, limits):
     """As on a GPU, with the kernel by its definition; the prefix in pieces, as far as one of the limits lets it."""
-    for name, limit in zip(("LEAST_PIECE", "ENOUGH_GROUPS", "MOST_COPIES"), limits, strict=True):
+    for name, limit in zip(("MIN_PIECE", "ENOUGH_GROUPS", "MAX_COPIES"), limits, strict=True):
         monkeypatch.setattr(branch_cuda, name, limit)
     monkeypatch.setattr(branch, "flash_serves", lambda q: True)
-    monkeypatch.setattr(branch_cuda, "packed_attention", kernels.packed_attention)
+    monkeypatch.setattr(branch_cuda, "varlen_attention", kernels.varlen_attention)
     test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths)
 
 
@@ -148,13 +148,13 @@ def test_what_does_not_fit_above_the_length_is_refused():
 
 
 @variants("llama", "qwen2-window", "phi3-longrope-long")
-def test_choose_is_the_softmax_over_the_two_kinds_of_reply(variant):
+def test_compare_is_the_softmax_over_the_two_kinds_of_reply(variant):
     model, document = model_of(variant.name), random_tokens(30)
     prompts = [random_tokens(length, seed=length) for length in (9, 3, 14)]
     session = Session(model, CAPACITY)
     session.prefill(document)
     before = session.cache.storage[:, :, :, :, :30].clone()
-    probabilities = session.choose(prompts, [5, 6], [7])
+    probabilities = session.compare(prompts, [5, 6], [7])
     assert session.length == 30 and torch.equal(session.cache.storage[:, :, :, :, :30], before)
     for prompt, probability in zip(prompts, probabilities, strict=True):
         with torch.no_grad():
@@ -165,7 +165,7 @@ def test_choose_is_the_softmax_over_the_two_kinds_of_reply(variant):
 
 def test_the_cpu_decodes_the_plain_way():
     model = model_of("llama")
-    assert not Session(model, 8).graphs
+    assert not Session(model, 8).use_graphs
 
 
 # On a GPU.
@@ -188,7 +188,7 @@ def test_graphs_give_the_logits_of_the_plain_path(variant, ends, lengths):
     model, document = gpu_model(variant.name), random_tokens(60)
     prompts = [random_tokens(length, seed=1 + row) for row, length in enumerate(lengths)]
     session = Session(model, CAPACITY)
-    assert session.graphs
+    assert session.use_graphs
     session.prefill(document)
     before = session.cache.storage[:, :, :, :, : len(document)].clone()
 

@@ -99,7 +99,7 @@ def test_steps_equal_plain_branches(compilations, architecture, rows):
 
 @torch.inference_mode()
 def test_rows_are_shared_out_among_decoders(compilations, monkeypatch):
-    monkeypatch.setattr(decode, "most_rows", lambda config: 2)
+    monkeypatch.setattr(decode, "max_rows", lambda config: 2)
     session, token_ids = reading("LlamaForCausalLM")
     check_branches(session, token_ids, 3)
     assert sorted(session.decoders) == [(1, 2), (2, 0)]
@@ -113,7 +113,7 @@ def test_working_ahead_gives_the_same_tokens_and_cache(compilations, max_tokens)
 
     def reply(graphs, stop_ids=frozenset(), taken=None):
         session.rollback(ENDS[-1])
-        session.graphs = graphs
+        session.use_graphs = graphs
         tokens = session.generate(prompt, max_tokens, stop_ids, Sampler())
         found = list(islice(tokens, taken))
         tokens.close()
@@ -212,9 +212,9 @@ def test_compiled_layers_on_a_gpu(architecture):
         session.prefill(token_ids[:n_first])
         found = session.prefill(token_ids[n_first:]).float()
         assert (found - expected).abs().mean() < 0.1 * expected.std()
-    rows = session.choose([[1, 2, 3], [4, 5]], [1], [2])
+    rows = session.compare([[1, 2, 3], [4, 5]], [1], [2])
     model.model.run_layer = run_eagerly
-    assert rows == pytest.approx(session.choose([[1, 2, 3], [4, 5]], [1], [2]), abs=0.1)
+    assert rows == pytest.approx(session.compare([[1, 2, 3], [4, 5]], [1], [2]), abs=0.1)
 
 
 @pytest.mark.gpu
@@ -222,7 +222,7 @@ def test_compiled_layers_on_a_gpu(architecture):
 @pytest.mark.parametrize("rows", [1, 20])
 @torch.inference_mode()
 def test_many_keys_and_rows_on_a_gpu(monkeypatch, heads, rows):
-    monkeypatch.setattr(decode, "most_rows", lambda config: 16)
+    monkeypatch.setattr(decode, "max_rows", lambda config: 16)
     sizes = {"hidden_size": 32 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
     config = ModelConfig.from_dict(
         {"architectures": ["LlamaForCausalLM"], **CONFIG, **sizes, "max_position_embeddings": 4096}

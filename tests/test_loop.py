@@ -368,7 +368,7 @@ def test_the_pattern_rag_reads_only_what_was_judged_relevant(folders, name):
     # Each chunk was judged alone, behind the header.
     for chunk, probability in zip(wim.plan.chunks[:3], probabilities, strict=False):
         session = plainly_read(wim, [chunk])
-        [expected] = session.choose([wim.wording.relevance(QUERY)], wim.wording.yes, wim.wording.no)
+        [expected] = session.compare([wim.wording.relevance(QUERY)], wim.wording.yes, wim.wording.no)
         assert probability == pytest.approx(expected, abs=1e-5)
 
 

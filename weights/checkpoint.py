@@ -77,7 +77,7 @@ class Checkpoint:
         model = self._skeleton()
         load_weights(model, folder, device=device, dtype=dtype, progress=progress)
         model.eval().requires_grad_(False)
-        model.join_weights()
+        model.fuse_weights()
         model.plan(planned_length)
         return model
 

@@ -16,10 +16,10 @@ class Classifier:
     def judge(self, query: str, margins: list[str]) -> tuple[list[float], int]:
         """The probability of YES against NO for each margin, and how many tokens were read for it."""
         prompts = [self.wording.verdict(query, margin) for margin in margins]
-        return self.session.choose(prompts, self.wording.yes, self.wording.no), sum(map(len, prompts))
+        return self.session.compare(prompts, self.wording.yes, self.wording.no), sum(map(len, prompts))
 
     def judge_while_reading(self, query: str, margin: str, reader: Session, token_ids: list[int]) -> tuple[float, int]:
         """As `judge`, riding along with tokens that `reader`, a session of the same model, has to read anyway."""
         prompt = self.wording.verdict(query, margin)
-        probability = reader.prefill_and_choose(token_ids, self.session, prompt, self.wording.yes, self.wording.no)
+        probability = reader.prefill_and_compare(token_ids, self.session, prompt, self.wording.yes, self.wording.no)
         return probability, len(prompt)

@@ -83,7 +83,7 @@ class WiM:
             self._astray = True
             with self._timed("verdicts"):
                 self.session.prefill(chunk.ids)
-                probabilities = self.session.choose(prompts, self.wording.yes, self.wording.no)
+                probabilities = self.session.compare(prompts, self.wording.yes, self.wording.no)
             self._tokens["verdicts"] += len(chunk.ids) + sum(map(len, prompts))
             found.append(probabilities)
             for probability in probabilities:
@@ -187,7 +187,7 @@ class WiM:
         prompts = [self.wording.margin(query, chunk.beginning) for chunk in window]
         last = self.chunk_ends[window[-1].index]
         if len(window) == 1 and last == self.session.length:
-            # The paper's way: right behind the chunk, in the cache itself, and back.
+            # The paper's way: right after the chunk, in the cache itself, and back.
             rows = ([token] for token in self._generate(prompts[0], self.settings.margin_tokens))
         else:
             rows = self.session.branch(

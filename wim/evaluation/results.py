@@ -1,7 +1,7 @@
 """The folder that a run writes: settings.json, and answers.jsonl with a line for each question answered by a pattern.
 
 A line is written as soon as its answer is there, so an interrupted run loses at most the one it was at; the next run with
-the same settings goes on behind the last line. Which tasks, lengths, patterns and how many documents were asked for may
+the same settings goes on after the last line. Which tasks, lengths, patterns and how many documents were asked for may
 change from run to run: none of them changes an answer.
 """
 

@@ -42,7 +42,7 @@ class TreeContext:
     def positions(self, seq_len: int) -> Tensor:
         return self.token_positions
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         """q: (batch, n_heads, T, head_dim); k, v: (batch, n_kv_heads, T, head_dim). Returns q's shape."""
         if window is not None:
             raise ValueError("A row of trees has no sliding window: positions and places in the row are not the same.")

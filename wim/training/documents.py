@@ -19,7 +19,7 @@ from wim.tasks.generate import hide
 from wim.tasks.needles import MAX_NEEDLES, NEEDLE_TASKS, Needles, make_needles
 from wim.tasks.story import STORY_TASKS, Story, simulate
 
-LEAST_FACTS, MOST_FACTS, TOKENS_PER_FACT = 6, 60, 64  # facts: from 6 up to 6 + length / 64, 60 at most
+MIN_FACTS, MAX_FACTS, TOKENS_PER_FACT = 6, 60, 64  # facts: from 6 up to 6 + length / 64, 60 at most
 EXCERPT_TOKENS = 256  # documents up to this length may be excerpts
 EXCERPT_FACTS = 8  # the most that an excerpt shows
 
@@ -78,8 +78,8 @@ class DocumentMaker:
     def make(self, rng: random.Random, n_tokens: int) -> Document:
         """A document of about `n_tokens` tokens with up to four questions."""
         background = self.prose if self.books is None or rng.random() < self.prose_share else self.books
-        most = min(MOST_FACTS, LEAST_FACTS + n_tokens // TOKENS_PER_FACT)
-        n_facts = rng.randint(LEAST_FACTS, most)
+        most = min(MAX_FACTS, MIN_FACTS + n_tokens // TOKENS_PER_FACT)
+        n_facts = rng.randint(MIN_FACTS, most)
         if rng.random() < self.needles_share:
             world, tasks = make_needles(rng, min(n_facts, MAX_NEEDLES)), tuple(NEEDLE_TASKS)
         else:

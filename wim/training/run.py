@@ -17,7 +17,7 @@ from model.causal_lm import CausalLM
 from model.errors import InputError
 from wim.training.objective import kind_weights, objective
 
-MOST_GRADIENT = 1.0  # the norm that gradients are clipped to
+MAX_GRADIENT = 1.0  # the norm that gradients are clipped to
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -52,7 +52,7 @@ class Run:
         """One step. batch: (len(FIELDS), batch, T) int32 on the model's device. Returns the figures of `objective`."""
         loss, figures = loss_of(*batch.unbind(0))
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), MOST_GRADIENT)
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr

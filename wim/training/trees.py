@@ -22,7 +22,7 @@ from wim.tasks.story import TAKE, VERBS
 KINDS = ("none", "text", "margin", "no_margin", "llm", "wim", "relevance", "verdict")
 NONE, TEXT, MARGIN, NO_MARGIN, LLM, WIM, RELEVANCE, VERDICT = range(len(KINDS))
 
-LEAST_MARGINS, MOST_MARGINS, MARGINS_PER_CHUNK = 4, 16, 0.85  # of a document
+MIN_MARGINS, MAX_MARGINS, MARGINS_PER_CHUNK = 4, 16, 0.85  # of a document
 
 
 class Tokenizer(TextEncoder, Protocol):
@@ -156,7 +156,7 @@ def _sample_pairs(
     pairs: list[tuple[Question, Chunk, str]], n_chunks: int, rng: random.Random
 ) -> list[tuple[Question, Chunk, str]]:
     """As many (question, chunk) pairs as the document's length deserves, half of them with evidence where there is."""
-    wanted = min(MOST_MARGINS, max(LEAST_MARGINS, round(MARGINS_PER_CHUNK * n_chunks)), len(pairs))
+    wanted = min(MAX_MARGINS, max(MIN_MARGINS, round(MARGINS_PER_CHUNK * n_chunks)), len(pairs))
     pairs = rng.sample(pairs, len(pairs))
     with_evidence = [pair for pair in pairs if pair[2] != NO_EVIDENCE]
     without = [pair for pair in pairs if pair[2] == NO_EVIDENCE]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Joint:
-    """Not a module: the parameters stay where the checkpoint has them, `join` only moves them next to each other."""
+class FusedLinears:
+    """Not a module: the parameters stay where the checkpoint has them, `fuse` only moves them next to each other."""
 
     def __init__(self, *linears: nn.Linear):
         self.linears = linears
@@ -20,7 +20,7 @@ class Joint:
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
 
-    def join(self) -> None:
+    def fuse(self) -> None:
         """Lay the weights out as one tensor, of which each layer's own weight becomes a view. For inference only."""
         self.weight = self._lay_out("weight")
         self.bias = self._lay_out("bias") if self.linears[0].bias is not None else None

@@ -1,4 +1,4 @@
-"""A matrix times one token as sums over its rows (model/product.py)."""
+"""A matrix times one token as sums over its rows (model/gemv.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.product import ProductsOfOneToken, product, sums_are_faster
+from model.gemv import GemvMode, gemv, gemv_is_faster
 
 # Rows and columns: a short row in one part, one in three, one that has none, and a long one.
 SHAPES = pytest.mark.parametrize("n_rows, n_columns", [(48, 64), (6, 3072), (30, 1039), (16, 6144)])
@@ -21,11 +21,11 @@ def test_it_is_what_linear_gives(n_rows, n_columns, bias, dtype):
     x, weight = torch.randn(1, 1, n_columns), torch.randn(n_rows, n_columns)
     args = (x, weight, torch.randn(n_rows) if bias else None)
     expected = F.linear(*args)
-    found = product(*(arg if arg is None else arg.to(dtype) for arg in args))
+    found = gemv(*(arg if arg is None else arg.to(dtype) for arg in args))
     assert found.shape == expected.shape and found.dtype == dtype
     error = (found.float() - expected).abs().max() / expected.std()
     assert error < (1e-5 if dtype == torch.float32 else 0.05)
-    torch.library.opcheck(product, args)
+    torch.library.opcheck(gemv, args)
 
 
 def operations(function, *args):
@@ -42,15 +42,15 @@ def operations(function, *args):
 
 def test_linear_computes_by_it_only_where_it_is_faster():
     x, square, tall = torch.randn(1, 1, 64), torch.randn(64, 64), torch.randn(640, 64)
-    with ProductsOfOneToken():
+    with GemvMode():
         names = operations(lambda x: (F.linear(x, square), F.linear(x, tall)), x)
-    assert sum("product" in name for name in names) == 1 and sum("linear" in name for name in names) == 1
-    assert sums_are_faster(64, 64) and not sums_are_faster(640, 64) and not sums_are_faster(64, 6000)
+    assert sum("gemv" in name for name in names) == 1 and sum("linear" in name for name in names) == 1
+    assert gemv_is_faster(64, 64) and not gemv_is_faster(640, 64) and not gemv_is_faster(64, 6000)
 
 
 def gated(x, weight, bias, cut):
     """What an MLP does before its last matrix."""
-    with ProductsOfOneToken():
+    with GemvMode():
         whole = F.linear(x, weight, bias=bias)
         gate, up = cut(whole)
         return F.silu(gate) * up
@@ -75,7 +75,7 @@ def test_halves_are_products_of_their_own(n_columns, bias, cut):
 def test_parts_that_are_no_halves_stay_as_they_are():
     torch.manual_seed(0)
     x, weight = torch.randn(1, 1, 30), torch.randn(80, 30)
-    with ProductsOfOneToken():
+    with GemvMode():
         whole = F.linear(x, weight)
         assert all(part._base is whole for part in whole.split([40, 20, 20], dim=-1) + whole.split([30, 50], dim=-1))
 
@@ -87,7 +87,7 @@ def test_parts_that_are_no_halves_stay_as_they_are():
 def test_it_is_what_linear_gives_on_a_gpu(n_rows, n_columns, bias):
     x, weight, b = random_on_gpu((1, 1, n_columns), (n_rows, n_columns), (n_rows,))
     expected = F.linear(x.double(), weight.double(), b.double() if bias else None)
-    found = product(x, weight, b if bias else None)
+    found = gemv(x, weight, b if bias else None)
     assert (found - expected).abs().max() < 0.01 * expected.abs().max()
 
 

@@ -10,7 +10,7 @@ line what the bytes of the matrix take at the speed of a copy:
     copy        11.8            7.9       27.6
 
 For o and down cuBLAS also needs a second kernel of 1 or 2 more, since it shares out each row among thread blocks (split-K).
-Gate and up are one tall matrix. On an H100 cuBLAS takes 83.0 for it, and silu(gate) * up takes 1.4 and a gap behind it; as
+Gate and up are one tall matrix. On an H100 cuBLAS takes 83.0 for it, and silu(gate) * up takes 1.4 and a gap after it; as
 sums, all of that is one kernel of 75.4 (copy: 77.8, as it writes too). Rows of 3,072 to 8,192 numbers gained likewise.
 """
 
@@ -21,17 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from model.causal_lm import MOST_COMPILATIONS
+from model.causal_lm import MAX_COMPILATIONS
 
 SHORT_ROW = 4096  # up to here a thread block holds a row at once; a longer one it reads in a loop
 PART = 1024  # of a short row: what a thread block reads at a time
 
 
-class ProductsOfOneToken(TorchFunctionMode):
-    """Where this is entered, F.linear computes by `product` what that is faster for. For inputs of one token.
+class GemvMode(TorchFunctionMode):
+    """Within this context F.linear is `gemv` for the weights that it is faster for. For inputs of one token.
 
-    And a product that is cut into halves as it is, as gate and up are, is computed as two: then the compiler makes one
-    kernel of both and of what becomes of them, silu(gate) * up.
+    If the output of another product is only split into equal halves (gate and up), the two halves are computed separately,
+    so that the compiler can fuse both with what becomes of them, silu(gate) * up.
     """
 
     def __init__(self):
@@ -49,17 +49,16 @@ class ProductsOfOneToken(TorchFunctionMode):
         return result
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if sums_are_faster(*weight.shape):
-            return product(input, weight, bias)
+        if gemv_is_faster(*weight.shape):
+            return gemv(input, weight, bias)
         whole = F.linear(input, weight, bias)
         self.wholes.append((whole, (input, weight, bias)))
         return whole
 
 
-def sums_are_faster(out_features: int, in_features: int) -> bool:
-    """Measured on an H200 with the matrices of three models: with few rows, if they are short or fill the compiler's loop.
-
-    The loop takes 2,048 numbers at a time.
+def gemv_is_faster(out_features: int, in_features: int) -> bool:
+    """Measured on an H200 with the matrices of three models: where there are few rows, and each is short or a multiple of
+    the 2,048 numbers that the compiler's loop takes at a time.
     """
     return out_features <= 2 * in_features and (in_features <= SHORT_ROW or in_features % 2048 == 0)
 
@@ -72,21 +71,21 @@ def _halves(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
     return first, second
 
 
-# An operator of its own, so that nothing is fused into it. What could be is not worth it: a residual that is added behind
+# An operator of its own, so that nothing is fused into it. What could be is not worth it: a residual that is added to
 # the sum makes each thread block wait for one more number, 10% for `down`.
-@torch.library.custom_op("writing_in_the_margins::product", mutates_args=())
-def product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+@torch.library.custom_op("writing_in_the_margins::gemv", mutates_args=())
+def gemv(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear for an input of one token, (1, …, 1, in_features), summed up in float32."""
     return _row_sums(input, weight, bias)
 
 
-@product.register_kernel("cuda")
+@gemv.register_kernel("cuda")
 def _(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    with torch._dynamo.config.patch(recompile_limit=MOST_COMPILATIONS):
+    with torch._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
         return _row_sums_compiled(input, weight, bias)
 
 
-@product.register_fake
+@gemv.register_fake
 def _(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return input.new_empty(*input.shape[:-1], weight.shape[0])
 
