@@ -1,11 +1,11 @@
 """Tasks to measure with: documents with questions whose evidence is known, readers of published files, and scores."""
 
-from .background import Background
-from .document import NO_EVIDENCE, Document, FactQuestion, Question
-from .generate import TASKS, hide, make_document
-from .needles import NEEDLE_TASKS, make_needles
-from .readers import FORMATS, read_examples
-from .scores import (
+from wim.tasks.background import Background
+from wim.tasks.document import NO_EVIDENCE, Document, FactQuestion, Question
+from wim.tasks.generate import TASKS, hide, make_document
+from wim.tasks.needles import NEEDLE_TASKS, make_needles
+from wim.tasks.readers import FORMATS, read_examples
+from wim.tasks.scores import (
     bootstrap,
     contained_match,
     exact_match,
@@ -16,7 +16,7 @@ from .scores import (
     score,
     token_f1,
 )
-from .story import STORY_TASKS, Story, simulate
+from wim.tasks.story import STORY_TASKS, Story, simulate
 
 __all__ = [
     "FORMATS",

@@ -4,6 +4,8 @@ Every sentence carries the white space that follows it (one space, or a blank li
 joining consecutive sentences with nothing in between is the text again.
 """
 
+from __future__ import annotations
+
 import random
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -11,18 +13,20 @@ from itertools import accumulate
 from pathlib import Path
 
 from model.errors import InputError
-
-from .needles import NEEDLE
-from .prose import prose
-from .sentences import split_sentences
-from .story import STATEMENT
+from wim.tasks.needles import NEEDLE
+from wim.tasks.prose import prose
+from wim.tasks.sentences import split_sentences
+from wim.tasks.story import STATEMENT
 
 
 class Background:
-    """Sentences to hide facts in, split once; `passage` then takes a slice."""
+    """Sentences to hide facts in, split once; `passage` then takes a slice.
+
+    sentences: in order, each with the white space that follows it; those that look like a fact are dropped
+    Raises InputError when no sentence is left.
+    """
 
     def __init__(self, sentences: Sequence[str]):
-        """`sentences`: in order, each with the white space that follows it. Those that look like a fact are dropped."""
         self.sentences = [s for s in sentences if not (STATEMENT.search(s) or NEEDLE.search(s))]
         if not self.sentences:
             raise InputError("The background has no sentences; give text with at least one sentence.")
@@ -33,11 +37,11 @@ class Background:
         return self._ends[-1]
 
     @classmethod
-    def from_folder(cls, path: str | Path, files: Iterable[str] | None = None) -> "Background":
-        """Reads the .txt files of a folder, or of them only `files` (names): so train and test can use other books.
+    def from_folder(cls, path: str | Path, files: Iterable[str] | None = None) -> Background:
+        """Read the .txt files of a folder.
 
-        Raises:
-            InputError: the folder or a file is missing, holds no text, or is not UTF-8.
+        files: the names of those to read, so that training and test can use different books; None for all
+        Raises InputError when the folder or a file is missing, holds no text, or is not UTF-8.
         """
         paths = text_files(path) if files is None else [Path(path) / name for name in files]
         sentences: list[str] = []
@@ -49,7 +53,7 @@ class Background:
         return cls(sentences)
 
     @classmethod
-    def generated(cls, seed: int = 0, n_sentences: int = 20_000) -> "Background":
+    def generated(cls, seed: int = 0, n_sentences: int = 20_000) -> Background:
         """Built-in prose from a grammar, about 1.4 million characters by default: nothing to download."""
         return cls(prose(random.Random(f"prose-{seed}"), n_sentences))
 

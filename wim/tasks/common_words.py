@@ -5,10 +5,12 @@ The task is RULER's CWE (Hsieh et al. 2024, arXiv 2404.06654, section 3, "Aggreg
 generator (github.com/NVIDIA/RULER, common_words_extraction.py) lists below 4096 tokens use 6 times and once instead.
 """
 
+from __future__ import annotations
+
 import random
 
-from .document import Question, Span
-from .words import ADJECTIVES, NOUNS
+from wim.tasks.document import Question, Span
+from wim.tasks.words import ADJECTIVES, NOUNS
 
 COMMON_WORDS_TASKS = {"common_words": "the ten most common words of a long list (RULER's CWE)"}
 N_COMMON = 10

@@ -4,6 +4,8 @@ The evidence of a question is kept as character spans, so the perfect margin of 
 document, whatever the chunks are.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +19,10 @@ NO_EVIDENCE = "None."  # the margin of a chunk in which nothing bears on the que
 class Question:
     """One question on a document.
 
-    `target` is a string, or a tuple of strings where the answer is a list. `evidence` holds the character spans of
-    the sentences that bear on the question, in document order; it is empty where the source does not tell.
-    `alternatives` are other answers that count as right.
+    target: a string, or a tuple of strings where the answer is a list
+    evidence: the character spans of the sentences that bear on the question, in document order; empty where the source
+        does not tell
+    alternatives: other answers that count as right
     """
 
     task: str
@@ -43,7 +46,7 @@ class Question:
 class FactQuestion:
     """A question on a list of facts that have no place in a text yet.
 
-    `evidence` holds the indices of the facts that bear on the question, in order.
+    evidence: the indices of the facts that bear on the question, in order
     """
 
     task: str
@@ -58,7 +61,10 @@ class FactQuestion:
 
 @dataclass(frozen=True)
 class Document:
-    """A text and the questions on it. `seed` is the seed it was made from (None: it was read from a file)."""
+    """A text and the questions on it.
+
+    seed: the seed it was made from; None where it was read from a file
+    """
 
     text: str
     questions: tuple[Question, ...]

@@ -3,16 +3,17 @@
 The facts of a seed do not depend on the length or the background, so the same story can be asked about at 1K and 8K.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Sequence
 
 from model.errors import InputError
-
-from .background import Background
-from .common_words import COMMON_WORDS_TASKS, frequencies, word_list
-from .document import Document, FactQuestion, Question, Span
-from .needles import MAX_NEEDLES, NEEDLE_TASKS, Needles, make_needles
-from .story import STORY_TASKS, Story, simulate
+from wim.tasks.background import Background
+from wim.tasks.common_words import COMMON_WORDS_TASKS, frequencies, word_list
+from wim.tasks.document import Document, FactQuestion, Question, Span
+from wim.tasks.needles import MAX_NEEDLES, NEEDLE_TASKS, Needles, make_needles
+from wim.tasks.story import STORY_TASKS, Story, simulate
 
 TASKS: dict[str, str] = {**STORY_TASKS, **NEEDLE_TASKS, **COMMON_WORDS_TASKS}
 
@@ -23,13 +24,11 @@ CountTokens = Callable[[str], int]
 
 
 def hide(sentences: Sequence[str], facts: Sequence[str], rng: random.Random) -> tuple[str, list[Span]]:
-    """Puts the facts, in their order, at random boundaries between the sentences.
+    """Put the facts, in their order, at random boundaries between the sentences.
 
     Every sentence must carry the white space that follows it, as those of `Background.passage` do. A fact becomes an
     ordinary sentence between single spaces; after a paragraph break it opens the next paragraph.
-
-    Returns:
-        The text, and for each fact its span: text[start:end] is the fact.
+    Returns the text, and for each fact its span: text[start:end] is the fact.
     """
     pieces: list[str] = []
     spans: list[Span] = []
@@ -57,17 +56,15 @@ def make_document(
 ) -> Document:
     """One document of at most `n_tokens` tokens, as close to that as whole sentences allow (within 5%).
 
-    Args:
-        task_names: names from `TASKS`; question i is of the i-th of them, starting over at the end. Story tasks may
-            be mixed with one another, and so may needle tasks.
-        seed: the same seed and arguments give the same document.
-        n_tokens: length of the document's text, in tokens as `count_tokens` counts them.
-        background: the sentences around the facts (common-word lists have none).
-        n_questions: different questions on this one document.
-        n_statements: facts in the document; 12 by default.
-
-    Raises:
-        InputError: an unknown task, tasks that cannot share a document, or facts that do not fit.
+    task_names: names from TASKS; question i is of the i-th of them, starting over at the end. Story tasks may be mixed
+        with one another, and so may needle tasks
+    seed: the same seed and arguments give the same document
+    n_tokens: the length of the document's text, in tokens as `count_tokens` counts them
+    background: the sentences around the facts; lists of common words have none
+    n_questions: how many different questions on this one document
+    n_statements: facts in the document; None for N_FACTS, which is 12
+    Raises InputError for an unknown task, tasks that cannot share a document, numbers of questions or statements that
+    cannot be had, and facts that do not fit.
     """
     names = [task_names] if isinstance(task_names, str) else list(task_names)
     unknown = [name for name in names if name not in TASKS]

@@ -4,11 +4,13 @@ The three questions are RULER's retrieval tasks (Hsieh et al. 2024, arXiv 2404.0
 multi-keys (one key among several), multi-values (every number of one key) and multi-queries (several keys at once).
 """
 
+from __future__ import annotations
+
 import random
 import re
 from dataclasses import dataclass
 
-from .document import FactQuestion
+from wim.tasks.document import FactQuestion
 
 CITIES = tuple(
     """
@@ -76,7 +78,7 @@ class Needles:
 
 
 def make_needles(rng: random.Random, n_needles: int) -> Needles:
-    """Gives `n_needles` different four-digit numbers to cities, about a third of them to cities with several."""
+    """Give `n_needles` different four-digit numbers to cities, about a third of them to cities with several."""
     cities = iter(rng.sample(CITIES, min(n_needles, MAX_NEEDLES)))
     owners: list[str] = []
     single: list[str] = []

@@ -4,11 +4,13 @@ This is how RULER lengthens question answering (Hsieh et al. 2024, arXiv 2404.06
 the paragraphs of other questions are mixed in as distractors.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .document import Document, Question, Span
+from wim.tasks.document import Document, Question, Span
 
 SEPARATOR = "\n\n"
 
@@ -23,7 +25,11 @@ class Passage:
 
 @dataclass(frozen=True)
 class PassageQuestion:
-    """A question whose evidence is told by passage: (index of the passage, span in its text)."""
+    """A question whose evidence is told by passage.
+
+    evidence: pairs (index of the passage, span in its text)
+    alternatives: other answers that count as right
+    """
 
     query: str
     target: str

@@ -3,6 +3,8 @@
 Each paragraph follows one person (never named, so never one of the story's) through a few sentences.
 """
 
+from __future__ import annotations
+
 import random
 
 PEOPLE = (

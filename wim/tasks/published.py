@@ -1,24 +1,25 @@
 """The published files of HotpotQA, MultiHop-RAG and SQuAD, each read into examples of passages and questions."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
-
-from .document import Span
-from .passages import Example, Passage, PassageQuestion
-from .records import Record, checked, load_records
-from .sentences import sentence_around
+from wim.tasks.document import Span
+from wim.tasks.passages import Example, Passage, PassageQuestion
+from wim.tasks.records import Record, checked, load_records
+from wim.tasks.sentences import sentence_around
 
 
 def hotpotqa(records: Sequence[Record]) -> Iterator[Example]:
     """HotpotQA (Yang et al. 2018, arXiv 1809.09600), the train and the distractor files of hotpotqa.github.io.
 
-    A list of records with `question`, `answer`, `context` (a list of [title, sentences]) and `supporting_facts` (a
+    A list of records with the fields question, answer, context (a list of [title, sentences]) and supporting_facts (a
     list of [title, sentence number]), as the README of github.com/hotpotqa/hotpot says; or, as hf.co/datasets/hotpot_qa
-    has them, with the two columns of each list (`title` and `sentences`, `title` and `sent_id`). A passage is a title, a
-    line end and the sentences. A supporting fact beyond the sentences (the published files have some) is left out.
+    has them, with the two columns of each list (title and sentences, title and sent_id). A passage is a title, a line
+    end and the sentences. A supporting fact beyond the sentences (the published files have some) is left out.
     """
     for record in records:
         passages: list[Passage] = []
@@ -61,7 +62,7 @@ def _pairs(record: Record, name: str, first: str, second: str) -> Iterator[tuple
 
 
 def multihop_corpus(path: str | Path) -> dict[str, Passage]:
-    """The articles of MultiHop-RAG's corpus.json by their url: objects with `title`, `url`, `body` and more.
+    """The articles of MultiHop-RAG's corpus.json by their url: objects with title, url, body and more.
 
     Questions name sources and dates, so a passage begins with the title and, where they are there, these two.
     """
@@ -77,8 +78,8 @@ def multihop_corpus(path: str | Path) -> dict[str, Passage]:
 def multihop_rag(records: Sequence[Record], corpus: dict[str, Passage]) -> Iterator[Example]:
     """MultiHop-RAG (Tang and Yang 2024, arXiv 2401.15391), MultiHopRAG.json of hf.co/datasets/yixuantt/MultiHopRAG.
 
-    A list of records with `query`, `answer` and `evidence_list` (objects with the `url` of an article of the corpus
-    and a `fact` from it). The passages are the articles of the evidence; a null query has none. Evidence are the facts
+    A list of records with the fields query, answer and evidence_list (objects with the url of an article of the corpus
+    and a fact from it). The passages are the articles of the evidence; a null query has none. Evidence are the facts
     that stand in the article word for word.
     """
     for record in records:
@@ -99,13 +100,13 @@ def multihop_rag(records: Sequence[Record], corpus: dict[str, Passage]) -> Itera
 
 
 def squad(records: Sequence[Record]) -> Iterator[Example]:
-    """SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016 and 2018, arXiv 1606.05250 and 1806.03822), the files of
-    rajpurkar.github.io/SQuAD-explorer.
+    """SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016 and 2018, arXiv 1606.05250 and 1806.03822).
 
-    `data` holds articles, these `paragraphs` with a `context` and `qas`: a `question` and its `answers`, each with a
-    `text` and the character `answer_start`; or, as hf.co/datasets/rajpurkar/squad has them, one record for each question,
-    with its `context`, and the two columns of the answers. Questions that cannot be answered (`is_impossible`, or no
-    answers) are left out. The evidence is the sentence around the first answer; the other answers are alternatives.
+    The files of rajpurkar.github.io/SQuAD-explorer: the field data is a list of articles; an article has paragraphs; a
+    paragraph has a context and qas; each of these has a question and answers; an answer has a text and answer_start, the
+    character of the context where it starts. Or, as hf.co/datasets/rajpurkar/squad has them, one record for each
+    question, with its context, and the two columns of the answers. Questions that cannot be answered (is_impossible, or
+    no answers) are left out. The evidence is the sentence around the first answer; the other answers are alternatives.
     """
     for record in records:
         if not record.has("data"):

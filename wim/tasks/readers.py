@@ -1,14 +1,15 @@
 """Documents and questions from files that people have on disk."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.errors import InputError
-
-from .document import Document, Question
-from .passages import Passage, assemble, lengthened
-from .published import hotpotqa, multihop_corpus, multihop_rag, squad
-from .records import Record, checked, load_records
+from wim.tasks.document import Document, Question
+from wim.tasks.passages import Passage, assemble, lengthened
+from wim.tasks.published import hotpotqa, multihop_corpus, multihop_rag, squad
+from wim.tasks.records import Record, checked, load_records
 
 FORMATS = {
     "plain": "JSON or JSON lines with context, query and target (BABILong: input, question and target)",
@@ -27,17 +28,15 @@ def read_examples(
     count_tokens: Callable[[str], int] | None = None,
     seed: int = 0,
 ) -> Iterator[Document]:
-    """The documents of a file, one at a time. A wrong file is told at the first one.
+    """The documents of a file, one at a time. What is wrong with the file is told when the first one is asked for.
 
-    Args:
-        format: one of `FORMATS`; without it the fields of the first record tell.
-        corpus: MultiHop-RAG's articles; without it corpus.json beside the file.
-        n_tokens: lengthens every document to about so many tokens, as `count_tokens` counts them, with passages of
-            other questions (not for "plain"). Questions whose own passages are longer are left out.
-        seed: chooses and mixes these passages.
-
-    Raises:
-        InputError: the file cannot be read, or a record lacks something; it names the file, the record and the field.
+    format: one of FORMATS; None to go by the fields of the first record
+    corpus: the file of MultiHop-RAG's articles; None for corpus.json beside the file
+    n_tokens: lengthen every document to about so many tokens, as `count_tokens` counts them, with passages of other
+        questions (not for "plain"); questions whose own passages are longer are left out
+    seed: chooses and mixes these passages
+    Raises InputError when the file cannot be read, or a record lacks something; the message names the file, the record
+    and the field.
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"There is no format {format!r}; choose among {', '.join(FORMATS)}.")
@@ -85,10 +84,11 @@ def _guess(first: Record) -> str:
 
 
 def _plain(record: Record) -> Document:
-    """A record of BABILong (Kuratov et al. 2024, arXiv 2406.10149; fields input, question, target), of the examples
-    published with Writing in the Margins (github.com/writer/writing-in-the-margins; context, query, target), or alike.
+    """The document of a record that holds a text, a question on it and the target.
 
-    A target that is a list makes the answer a list; a number is taken as its digits.
+    Such are the records of BABILong (Kuratov et al. 2024, arXiv 2406.10149; fields input, question, target), the examples
+    published with Writing in the Margins (github.com/writer/writing-in-the-margins; context, query, target), and others
+    like them. A target that is a list makes the answer a list; a number is taken as its digits.
     """
     text = record.get("context", "input", kind=str)
     query = record.get("query", "question", kind=str).strip()

@@ -1,5 +1,7 @@
 """Records of a JSON or JSON-lines file, whose fields are checked as they are read."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,7 @@ class Record:
     def get(self, *names: str, kind: type) -> Any:
         """The first of the named fields that is there; it must be of the kind.
 
-        Raises:
-            InputError: none is there, it is of another kind, or its text is no valid Unicode.
+        Raises InputError when none is there, it is of another kind, or its text is no valid Unicode.
         """
         name = next((name for name in names if self.has(name)), None)
         if name is None:
@@ -33,7 +34,7 @@ class Record:
             raise InputError(f"{self.where}: the field {wanted} is missing (fields there: {there}); add it.")
         return checked(self.value[name], kind, f"{self.where}, field {name!r}")
 
-    def children(self, name: str) -> list["Record"]:
+    def children(self, name: str) -> list[Record]:
         """The objects of a list field."""
         return [
             Record(checked(item, dict, where), where)
@@ -58,8 +59,7 @@ def checked(value: Any, kind: type, where: str) -> Any:
 def load_records(path: str | Path) -> list[Record]:
     """The objects of a JSON list, the one object that the file is, or the objects of its lines (JSON lines).
 
-    Raises:
-        InputError: the file is missing, empty, not UTF-8 or not JSON, or something in it is not an object.
+    Raises InputError when the file is missing, empty, not UTF-8 or not JSON, or something in it is not an object.
     """
     file = Path(path)
     text = _read(file)
@@ -80,7 +80,10 @@ def load_records(path: str | Path) -> list[Record]:
 
 
 def _lines(file: Path, text: str, whole_error: ValueError) -> list[Record]:
-    """The records of JSON lines; `whole_error` is what reading the file as one JSON value gave."""
+    """The records of JSON lines.
+
+    whole_error: what reading the file as one JSON value gave
+    """
     records = []
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines would also split at U+2028 inside a string
         if not line.strip():

@@ -1,5 +1,7 @@
 """How right an answer is: the measures of the field, each 0 to 1, and an interval for their mean."""
 
+from __future__ import annotations
+
 import math
 import random
 import re
@@ -8,8 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from model.errors import InputError
-
-from .document import Question
+from wim.tasks.document import Question
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _LIST_BORDER = re.compile(r",|;|\n|\band\b|(?:^|(?<=\s))\d{1,2}[.)]\s", re.IGNORECASE)

@@ -6,11 +6,13 @@ The questions are in the manner of bAbI (Weston et al. 2015, arXiv 1502.05698, s
 books (Kuratov et al. 2024, arXiv 2406.10149, section 2); world, wording and generator are our own.
 """
 
+from __future__ import annotations
+
 import random
 import re
 from dataclasses import dataclass
 
-from .document import FactQuestion
+from wim.tasks.document import FactQuestion
 
 PERSONS = tuple("Mary John Daniel Sandra Bill Fred Julie Emily Peter Susan Oscar Laura Victor Alice Henry Nora".split())
 PLACES = tuple(
@@ -41,7 +43,11 @@ MAX_PLACES = 6  # the different places that one person ever visits: the longest 
 
 @dataclass(frozen=True)
 class Statement:
-    """One event. `thing` is the place that was moved to, or the object that was taken or dropped."""
+    """One event.
+
+    kind: MOVE, TAKE or DROP
+    thing: the place that was moved to, or the object that was taken or dropped
+    """
 
     text: str
     kind: str
@@ -111,10 +117,12 @@ class Story:
 
 
 def simulate(rng: random.Random, n_statements: int, *, n_persons: int | None = None, n_objects: int | None = None) -> Story:
-    """Lets a world run for `n_statements` events.
+    """Let a world run for `n_statements` events.
 
-    By default one person joins for every four statements and one object for every five, up to all there are. Not
-    every story allows a question of every task: `Story.questions` says which it does.
+    Not every story allows a question of every task: `Story.questions` says which it does.
+
+    n_persons: None for one for every four statements, up to all there are
+    n_objects: None for one for every five statements, up to all there are
     """
     n_persons = n_persons or max(1, min(len(PERSONS), n_statements // 4))
     n_objects = n_objects or max(1, min(len(OBJECTS), n_statements // 5))

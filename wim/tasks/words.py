@@ -1,5 +1,7 @@
 """Some seven hundred common English words, of our own choosing, for lists of words."""
 
+from __future__ import annotations
+
 ADJECTIVES = tuple(
     """
     able angry bitter blue bold brave brief bright broad brown busy calm cheap clean clear clever cold cool
