@@ -16,6 +16,15 @@ ARCHITECTURES = {
     "Phi3ForCausalLM": "phi3",
     "Qwen2ForCausalLM": "qwen2",
 }
+# What each type of rotary embedding needs, and what it may have.
+ROPE_NUMBERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "default": ((), ()),
+    "linear": (("factor",), ()),
+    "llama3": (("factor", "low_freq_factor", "high_freq_factor"), ()),
+    "yarn": (("factor",), ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")),
+    "longrope": ((), ("factor", "attention_factor")),  # and short_factor and long_factor, a number for each frequency
+}
+LAYER_TYPES = ("full_attention", "sliding_attention")
 NUMBERS = (int, float)
 SUPPORTED = ", ".join(f"{model_type} ({name})" for name, model_type in ARCHITECTURES.items())
 
@@ -79,8 +88,14 @@ class ModelConfig:
             value = config.get(key)
             return _positive(key, default if value is None else value, kinds)
 
+        def flag(key: str) -> bool:
+            value = config.get(key)
+            if value is not None and not isinstance(value, bool):
+                raise InputError(f"config.json says {key} = {value!r}, which should be true or false; correct it.")
+            return bool(value)
+
         activation = config.get("hidden_act", "silu")
-        if activation != "silu":
+        if activation not in ("silu", "swish"):
             raise InputError(f"config.json asks for hidden_act {activation!r}; the models here are built with 'silu'.")
         heads = number("num_attention_heads")
         kv_heads = number("num_key_value_heads", heads)
@@ -103,9 +118,9 @@ class ModelConfig:
             head_dim=head_dim,
             rms_norm_eps=number("rms_norm_eps", 1e-5 if model_type == "phi3" else 1e-6, NUMBERS),
             max_position_embeddings=number("max_position_embeddings"),
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-            attention_bias=bool(config.get("attention_bias", False)),
-            mlp_bias=bool(config.get("mlp_bias", False)),
+            tie_word_embeddings=flag("tie_word_embeddings"),
+            attention_bias=flag("attention_bias"),
+            mlp_bias=flag("mlp_bias"),
             sliding_windows=_sliding_windows(config, model_type, number("num_hidden_layers"), context_length),
             rope=rope,
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"),
@@ -123,11 +138,17 @@ def _positive(key: str, value: Any, kinds: tuple[type, ...]) -> Any:
 
 
 def _model_type(config: dict[str, Any]) -> str:
-    names = config.get("architectures") or []
+    names, model_type = config.get("architectures") or [], config.get("model_type")
+    if not isinstance(names, list):
+        raise InputError(f"config.json says architectures = {names!r}, which should be a list; correct it.")
     for name in names:
         if name in ARCHITECTURES:
+            if model_type not in (None, ARCHITECTURES[name]):
+                raise InputError(
+                    f"config.json says architectures = {names} and model_type = {model_type!r}, which do not agree; "
+                    "take the config.json that was published with the checkpoint."
+                )
             return ARCHITECTURES[name]
-    model_type = config.get("model_type")
     if not names and model_type in ARCHITECTURES.values():
         return model_type
     found = ", ".join(map(str, names)) or model_type
@@ -142,14 +163,16 @@ def _context_length(rope: RopeConfig, max_positions: int) -> int:
 
 
 def _sliding_windows(config: dict[str, Any], model_type: str, n_layers: int, context_length: int) -> tuple[int | None, ...]:
-    window = config.get("sliding_window")
+    window = config.get("sliding_window", 4096 if model_type == "qwen2" else None)
     layer_types = None
     if model_type == "llama":
         window = None
     elif model_type == "qwen2":
-        window = window if config.get("use_sliding_window", False) else None
+        window = window if config.get("use_sliding_window") else None
         # Qwen2's window begins above the first `max_window_layers` layers; transformers 5 writes it out layer by layer.
         first = config.get("max_window_layers", 28)
+        if not isinstance(first, int):
+            raise InputError(f"config.json says max_window_layers = {first!r}, which should be a whole number; correct it.")
         layer_types = config.get("layer_types") or [
             "sliding_attention" if i >= first else "full_attention" for i in range(n_layers)
         ]
@@ -159,37 +182,41 @@ def _sliding_windows(config: dict[str, Any], model_type: str, n_layers: int, con
         return (window,) * n_layers
     if len(layer_types) != n_layers:
         raise InputError(f"config.json lists {len(layer_types)} layer_types for {n_layers} layers; the two must agree.")
+    for kind in layer_types:
+        if kind not in LAYER_TYPES:
+            raise InputError(f"config.json has a layer of type {kind!r}; supported: {', '.join(LAYER_TYPES)}.")
     return tuple(window if kind == "sliding_attention" else None for kind in layer_types)
 
 
 def _rope(config: dict[str, Any], model_type: str, head_dim: int, max_positions: int) -> RopeConfig:
-    given: dict[str, Any] = {}
-    for spelling in ("rope_parameters", "rope_scaling"):
-        entries = config.get(spelling) or {}
-        if not isinstance(entries, dict):
-            raise InputError(f"config.json says {spelling} = {entries!r}, which should be an object or null.")
-        given |= entries
+    spelling = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"  # of both the older one counts
+    given = config.get(spelling) or {}
+    if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
+        raise InputError(
+            f"config.json says {spelling} = {given!r}, which should be null or one object for all layers; "
+            "take a checkpoint that is rotated alike in all layers."
+        )
+    given = dict(given)
     rope_type = given.pop("rope_type", None) or given.pop("type", None) or "default"
     given.pop("type", None)
     if model_type == "phi3" and rope_type in ("su", "yarn"):
         rope_type = "longrope"  # the names that early Phi-3 checkpoints gave to LongRoPE
-    required = {
-        "default": (),
-        "linear": ("factor",),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-        "yarn": ("factor",),
-        "longrope": ("short_factor", "long_factor"),
-    }
-    if rope_type not in required:
-        raise InputError(f"The rotary embedding type {rope_type!r} is not supported; supported: {', '.join(required)}.")
+    if rope_type not in ROPE_NUMBERS:
+        raise InputError(f"The rotary embedding type {rope_type!r} is not supported; supported: {', '.join(ROPE_NUMBERS)}.")
 
     def number(key: str, default: Any, kinds: tuple[type, ...] = NUMBERS) -> Any:
         """Some checkpoints write these beside the dictionary."""
         return _positive(key, given.pop(key, None) or config.get(key) or default, kinds)
 
     theta, partial = number("rope_theta", 10000.0), number("partial_rotary_factor", 1.0)
-    # 4096: the default of Phi-3's published code
-    original = number("original_max_position_embeddings", 4096 if model_type == "phi3" else max_positions, (int,))
+    if partial != 1 and model_type != "phi3":
+        raise InputError(
+            f"config.json says partial_rotary_factor = {partial}, which {model_type} does not have; remove it."
+        )
+    # Here what stands beside the dictionary wins. 4096: the default of Phi-3's published code, which knows no other place
+    key, inner = "original_max_position_embeddings", given.pop("original_max_position_embeddings", None)
+    original = config.get(key) or (4096 if model_type == "phi3" else inner or max_positions)
+    _positive(key, original, (int,))
     rotary_dim = int(head_dim * partial)
     if rotary_dim > head_dim or rotary_dim % 2:
         raise InputError(
@@ -200,14 +227,26 @@ def _rope(config: dict[str, Any], model_type: str, head_dim: int, max_positions:
     if rope_type == "longrope" and given.get("factor") is None:
         given["factor"] = max_positions / original
 
-    for key in required[rope_type]:
-        if given.get(key) is None:
-            raise InputError(f"config.json asks for {rope_type!r} rotary embeddings but gives no {key}.")
-        if rope_type != "longrope":
+    needed, optional = ROPE_NUMBERS[rope_type]
+    for key in (*needed, *optional):
+        if given.get(key) is not None:
             _positive(key, given[key], NUMBERS)
-        elif not isinstance(given[key], list) or len(given[key]) != rotary_dim // 2:
-            found = f"{len(given[key])} numbers" if isinstance(given[key], list) else repr(given[key])
-            raise InputError(
-                f"config.json's {key} has {found}; a rotary dimension of {rotary_dim} needs {rotary_dim // 2}."
-            )
+        elif key in needed:
+            raise InputError(f"config.json asks for {rope_type!r} rotary embeddings but gives no {key}.")
+    for key in ("short_factor", "long_factor") if rope_type == "longrope" else ():
+        _check_factors(key, given.get(key), rotary_dim)
+    if min(theta, original) <= 1:
+        raise InputError(
+            f"config.json says rope_theta = {theta} and an original length of {original}; both should be above 1."
+        )
     return RopeConfig(rope_type, float(theta), rotary_dim, original, given)
+
+
+def _check_factors(key: str, factors: Any, rotary_dim: int) -> None:
+    if factors is None:
+        raise InputError(f"config.json asks for 'longrope' rotary embeddings but gives no {key}.")
+    if not isinstance(factors, list) or len(factors) != rotary_dim // 2:
+        found = f"{len(factors)} numbers" if isinstance(factors, list) else repr(factors)
+        raise InputError(f"config.json's {key} has {found}; a rotary dimension of {rotary_dim} needs {rotary_dim // 2}.")
+    for factor in factors:
+        _positive(f"a number of {key}", factor, NUMBERS)

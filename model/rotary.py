@@ -63,17 +63,23 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def frequencies(rope: RopeConfig, length: int) -> tuple[Tensor, float]:
     """The frequencies, (rotary_dim / 2,) float32, and the attention factor, for a run of at most `length` positions."""
-    exponents = torch.arange(0, rope.rotary_dim, 2, dtype=torch.float32, device="cpu") / rope.rotary_dim
-    inv_freq = 1.0 / rope.theta**exponents
-    variant = {"linear": _linear, "llama3": _llama3, "yarn": _yarn, "longrope": _longrope}.get(rope.rope_type)
-    return variant(rope, inv_freq, length) if variant else (inv_freq, 1.0)
+    if rope.rope_type == "longrope":
+        return _longrope(rope, length)
+    inv_freq = 1.0 / _powers(rope)
+    variant = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}.get(rope.rope_type)
+    return variant(rope, inv_freq) if variant else (inv_freq, 1.0)
 
 
-def _linear(rope: RopeConfig, inv_freq: Tensor, length: int) -> tuple[Tensor, float]:
+def _powers(rope: RopeConfig) -> Tensor:
+    """theta^(2i / rotary_dim), (rotary_dim / 2,) float32: what the positions are divided by."""
+    return rope.theta ** (torch.arange(0, rope.rotary_dim, 2, dtype=torch.float32, device="cpu") / rope.rotary_dim)
+
+
+def _linear(rope: RopeConfig, inv_freq: Tensor) -> tuple[Tensor, float]:
     return inv_freq / rope.parameters["factor"], 1.0
 
 
-def _llama3(rope: RopeConfig, inv_freq: Tensor, length: int) -> tuple[Tensor, float]:
+def _llama3(rope: RopeConfig, inv_freq: Tensor) -> tuple[Tensor, float]:
     low, high = rope.parameters["low_freq_factor"], rope.parameters["high_freq_factor"]
     # How many turns a channel makes within the original context decides what happens to it.
     turns = rope.original_max_position_embeddings * inv_freq / (2 * math.pi)
@@ -81,7 +87,7 @@ def _llama3(rope: RopeConfig, inv_freq: Tensor, length: int) -> tuple[Tensor, fl
     return keep * inv_freq + (1 - keep) * inv_freq / rope.parameters["factor"], 1.0
 
 
-def _yarn(rope: RopeConfig, inv_freq: Tensor, length: int) -> tuple[Tensor, float]:
+def _yarn(rope: RopeConfig, inv_freq: Tensor) -> tuple[Tensor, float]:
     factor = rope.parameters["factor"]
 
     def channel(turns: float) -> float:
@@ -107,10 +113,10 @@ def _yarn(rope: RopeConfig, inv_freq: Tensor, length: int) -> tuple[Tensor, floa
     return interpolate * inv_freq / factor + (1 - interpolate) * inv_freq, float(attention_factor)
 
 
-def _longrope(rope: RopeConfig, inv_freq: Tensor, length: int) -> tuple[Tensor, float]:
+def _longrope(rope: RopeConfig, length: int) -> tuple[Tensor, float]:
     original, factor = rope.original_max_position_embeddings, rope.parameters["factor"]
     factors = rope.parameters["long_factor" if length > original else "short_factor"]
     attention_factor = rope.parameters.get("attention_factor")
     if attention_factor is None:
         attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    return inv_freq / torch.tensor(factors, dtype=torch.float32, device="cpu"), float(attention_factor)
+    return 1.0 / (torch.tensor(factors, dtype=torch.float32, device="cpu") * _powers(rope)), float(attention_factor)

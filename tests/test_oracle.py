@@ -160,16 +160,27 @@ def test_all_spellings_of_a_rotary_embedding_are_one(kind, scaling, rope_type, s
     assert ModelConfig.from_dict(config | spelt(scaling, spelling)) == expected
 
 
+@pytest.mark.parametrize("top", [None, 128, 64])
+@pytest.mark.parametrize("inner", [None, 128, 64])
+@pytest.mark.parametrize("kind, scaling", [("phi3", LONGROPE), ("llama", LLAMA3), ("qwen2", YARN)])
+def test_the_original_length_stands_in_two_places(tmp_path, kind, scaling, inner, top):
+    key = "original_max_position_embeddings"
+    config = base_config(kind) | {"rope_scaling": {**scaling, key: inner} if inner else {**scaling}}
+    if inner is None:
+        config["rope_scaling"].pop(key, None)
+    if top:
+        config[key] = top
+    write_config(tmp_path, config)
+    oracle = AutoConfig.from_pretrained(tmp_path)
+    found = ModelConfig.from_dict(config).rope.original_max_position_embeddings
+    assert found == oracle.rope_parameters[key]
+
+
 @pytest.mark.parametrize("place", ["top", "scaling"])
-def test_the_original_length_and_the_partial_factor_stand_in_two_places(place):
-    lengths = {"original_max_position_embeddings": 128, "partial_rotary_factor": 0.75}
-    config = base_config("phi3") | {"rope_scaling": PARTIAL}
-    if place == "top":
-        config |= lengths
-    else:
-        config["rope_scaling"] = PARTIAL | lengths
-    rope = ModelConfig.from_dict(config).rope
-    assert (rope.original_max_position_embeddings, rope.rotary_dim, rope.parameters["factor"]) == (128, 12, 4.0)
+def test_the_partial_factor_stands_in_two_places(place):
+    partial = {"partial_rotary_factor": 0.75}
+    config = base_config("phi3") | {"rope_scaling": PARTIAL | (partial if place == "scaling" else {})}
+    assert ModelConfig.from_dict(config | (partial if place == "top" else {})).rope.rotary_dim == 12
 
 
 @pytest.mark.parametrize("length, factors", [(128, SHORT), (129, LONG)])
@@ -190,6 +201,8 @@ def test_what_a_config_leaves_out_has_the_published_default():
     assert not read.tie_word_embeddings
     del config["architectures"]
     assert ModelConfig.from_dict(config) == read
+    windowed = base_config("qwen2") | {"use_sliding_window": True, "max_window_layers": 0, "max_position_embeddings": 8192}
+    assert ModelConfig.from_dict(windowed).sliding_windows == (AutoConfig.for_model(**windowed).sliding_window,) * 2
 
 
 @pytest.mark.parametrize(
@@ -198,6 +211,9 @@ def test_what_a_config_leaves_out_has_the_published_default():
         ("llama", {"architectures": ["MistralForCausalLM"]}, ["'MistralForCausalLM'", *NAMES.values()]),
         ("llama", {"architectures": [], "model_type": "gpt2"}, ["'gpt2'", *NAMES]),
         ("llama", {"architectures": None, "model_type": None}, ["not supported", *NAMES]),
+        ("llama", {"architectures": "LlamaForCausalLM"}, ["architectures = 'LlamaForCausalLM'", "list"]),
+        ("llama", {"model_type": "mistral"}, ["'LlamaForCausalLM'", "'mistral'", "do not agree"]),
+        ("llama", {"tie_word_embeddings": "false"}, ["tie_word_embeddings = 'false'"]),
         ("llama", {"hidden_act": "gelu"}, ["hidden_act 'gelu'", "'silu'"]),
         ("llama", {"hidden_size": None}, ["hidden_size = None"]),
         ("llama", {"num_hidden_layers": -2}, ["num_hidden_layers = -2"]),
@@ -211,6 +227,16 @@ def test_what_a_config_leaves_out_has_the_published_default():
         ("llama", {"rope_scaling": {"type": "linear"}}, ["'linear'", "factor"]),
         ("llama", {"rope_scaling": {"type": "linear", "factor": "two"}}, ["factor = 'two'"]),
         ("llama", {"rope_scaling": "linear"}, ["rope_scaling"]),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["rope_parameters", "all layers"]),
+        ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor = 0.5", "llama"]),
+        ("qwen2", {"rope_scaling": YARN, "rope_theta": 1}, ["rope_theta = 1", "above 1"]),
+        ("qwen2", {"rope_scaling": YARN | {"beta_fast": "x"}}, ["beta_fast = 'x'"]),
+        ("qwen2", {"rope_scaling": YARN | {"attention_factor": "x"}}, ["attention_factor = 'x'"]),
+        ("qwen2", QWEN2_WINDOW | {"layer_types": ["chunked_attention"] * 3}, ["'chunked_attention'", "sliding_attention"]),
+        ("qwen2", QWEN2_WINDOW | {"max_window_layers": None}, ["max_window_layers = None"]),
+        ("phi3", {"rope_scaling": LONGROPE | {"factor": "x"}}, ["factor = 'x'"]),
+        ("phi3", {"rope_scaling": LONGROPE | {"short_factor": ["x"] * 8}}, ["short_factor = 'x'"]),
+        ("phi3", {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1}, ["original length of 1"]),
         ("qwen2", {"rope_scaling": {"type": "yarn"}}, ["'yarn'", "factor"]),
         ("qwen2", {"use_sliding_window": True, "sliding_window": "wide"}, ["sliding_window = 'wide'"]),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 0}, ["sliding_window = 0"]),

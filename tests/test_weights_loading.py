@@ -73,7 +73,7 @@ def test_of_tied_tensors_one_is_enough(tmp_path, present):
     embedding = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
 
     def change(tensors):
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + (present == "both")
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
         if present == "lm_head.weight":
             del tensors["model.embed_tokens.weight"]
 
@@ -81,6 +81,21 @@ def test_of_tied_tensors_one_is_enough(tmp_path, present):
     model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert torch.equal(model.lm_head.weight, embedding)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_stored_with_different_values_is_not_tied(tmp_path, kind):
+    """Whatever config.json says: a fine-tuned head with the flag of its base model. As transformers 5 has it."""
+    folder = write_checkpoint(tmp_path, kind, tie_word_embeddings=True)
+    rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].flip(0)}))
+    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+    oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        assert (model(IDS, all_logits=True) - oracle(IDS).logits).abs().max() < 1e-4
+
+    rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(3, 32)}))
+    with pytest.raises(InputError, match="lm_head.weight .the file has .3, 32."):
+        Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
 
 
 def test_old_checkpoints_may_store_rotary_frequencies(tmp_path):

@@ -45,7 +45,8 @@ def load_weights(
 ) -> None:
     """Give every parameter of `model` its values from `folder`, on `device`, in `dtype`.
 
-    model: its parameters may be on the meta device; they are replaced, and those that are shared (tied) stay shared
+    model: its parameters may be on the meta device; they are replaced. Those that are shared (tied) stay shared, unless
+        they are stored with different values: then each gets its own, as in transformers 5
     progress: draw a progress bar, in bytes read, on stderr
     Raises InputError, before any tensor is read, for files that are absent, damaged or not safetensors, and for tensors
     that are missing, unexpected or of another shape.
@@ -70,6 +71,13 @@ def load_weights(
                     value.copy_(tensors.get_tensor(name))
                     _assign(model, sources[name], nn.Parameter(value, requires_grad=False))
                     bar.update(stored[name].bytes)
+    for name, names in sources.items():
+        for other in names:
+            if other in stored and other != name:
+                with safe_open(stored[other].file, framework="pt") as tensors:
+                    value = tensors.get_tensor(other).to(device, dtype, copy=True)
+                if not torch.equal(value, model.get_parameter(name)):
+                    _assign(model, [other], nn.Parameter(value, requires_grad=False))
 
 
 def read_headers(folder: Path) -> dict[str, Stored]:
@@ -124,19 +132,20 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> dict[st
     sources: dict[str, list[str]] = {}
     missing: list[str] = []
     for names in shared.values():
-        # Of tied tensors one is enough, and the first (the embedding) is the one that counts.
+        # Of tied tensors one is enough.
         source = next((name for name in names if name in stored), None)
         if source is None:
             missing.append(names[0])
         else:
             sources[source] = names
     unexpected = [name for name in stored if name not in shapes and not DERIVED.search(name)]
+    wanted = [name for names in sources.values() for name in names if name in stored]
     misshapen = [
         f"{name} (the file has {list(stored[name].shape)}, config.json asks for {list(shapes[name])})"
-        for name in sources
+        for name in wanted
         if stored[name].shape != shapes[name]
     ]
-    not_floats = [f"{name} ({stored[name].dtype})" for name in sources if stored[name].dtype not in FLOATS]
+    not_floats = [f"{name} ({stored[name].dtype})" for name in wanted if stored[name].dtype not in FLOATS]
 
     problems = [
         f"{what}: {_some(names)}"
