@@ -24,8 +24,8 @@ def open_folder(folder):
 
 
 def joined(tokenizer, chat, text, system=None):
-    header, closing = chat.prompt_pieces(system)
-    return header + tokenizer.encode(text, after=header) + closing
+    header, lead, closing = chat.prompt_pieces(system)
+    return header + tokenizer.encode(lead + text, after=header) + closing
 
 
 def by_transformers(oracle, text, system=None):
@@ -72,7 +72,7 @@ def test_texts_cannot_write_control_tokens(formats, kind, evil):
         for text in ("plain", evil)
     ]
     assert control[0] == control[1]
-    header, _ = chat.prompt_pieces(evil)
+    header = chat.prompt_pieces(evil).header
     assert evil in tokenizer.decode(header)
 
 
@@ -93,6 +93,23 @@ def test_the_end_of_a_turn_stops(formats, kind):
     assert tokenizer.token_id({"phi3": "<|end|>", "qwen2": "<|im_end|>"}[kind]) in chat.stop_ids
 
 
+LLAMA2_TEMPLATE = (
+    "{% if messages[0].role == 'system' %}SYSTEM: {{ messages[0].content }} {% endif %}"
+    "[INST] {{ messages[-1].content }} [/INST]"
+)
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize("text", ["Mary went to the garden.", "x"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_space_before_a_text_joins_its_first_word(tmp_path, kind, text, system):
+    bos = "" if kind == "qwen2" else "{{ bos_token }}"
+    folder = write_tokenizer(tmp_path, kind, chat_template=bos + LLAMA2_TEMPLATE)
+    tokenizer, chat = open_folder(folder)
+    assert chat.prompt_pieces(system).lead == " "
+    assert joined(tokenizer, chat, text, system) == by_transformers(AutoTokenizer.from_pretrained(folder), text, system)
+
+
 # Exactly one BOS
 
 
@@ -110,7 +127,7 @@ def test_one_bos_where_it_is_wanted(tmp_path, kind, add_bos, rendered):
     tokenizer, chat = open_folder(folder)
     wanted = rendered or add_bos or (add_bos is None and kind == "llama")  # whose post-processor adds it
     for system in (None, "s"):
-        header, closing = chat.prompt_pieces(system)
+        header, _, closing = chat.prompt_pieces(system)
         assert (header + closing).count(tokenizer.bos_id) == wanted
         assert (header[0] == tokenizer.bos_id) == wanted
 
@@ -134,7 +151,7 @@ def test_what_transformers_gives_to_templates(tmp_path):
     template = (
         "{% for m in messages %}\n  {% if m.role == 'other' %}\n    {% break %}\n  {% endif %}\n"
         "{{ m | tojson }} {{ '<b>' | tojson }} {{ strftime_now('%Y') | length }} {{ eos_token }}{% endfor %}"
-        "{% if tools is none and not documents %}{{ '<|im_end|>' }}{% endif %}"
+        "{% if tools is none and not documents %}{% generation %}{{ '<|im_end|>' }}{% endgeneration %}{% endif %}"
     )
     folder = write_tokenizer(tmp_path, "qwen2", chat_template=template)
     tokenizer, chat = open_folder(folder)

@@ -258,7 +258,7 @@ def test_what_a_checkpoint_says_of_itself(tmp_path):
     checkpoint = Checkpoint.open(str(folder))
     assert checkpoint.name == str(folder) and checkpoint.folder == folder
     assert checkpoint.config.model_type == "phi3"
-    header, closing = checkpoint.chat.prompt_pieces(None)
+    header, _, closing = checkpoint.chat.prompt_pieces(None)
     assert checkpoint.tokenizer.token_id("<|user|>") in header
     assert closing[0] in checkpoint.chat.stop_ids
     shutil.rmtree(folder)  # all that was needed has been read

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from model.errors import InputError
@@ -24,14 +24,27 @@ USER_MARK = "WhereTheTextOfTheUserGoes"
 SYSTEM_MARK = "WhereTheSystemPromptGoes"
 
 
+class Pieces(NamedTuple):
+    """A one-turn conversation around the user's text.
+
+        [ header | lead + the user's text, by `tokenizer.encode` ... | closing ] the model replies here
+
+    header, closing: token ids
+    lead: spaces that the template writes right before the text, nearly always none: vocabularies join them with its first
+        word. Encode the first text as `tokenizer.encode(lead + text, after=header)`
+    """
+
+    header: list[int]
+    lead: str
+    closing: list[int]
+
+
 class ChatFormat:
-    """The pieces of a one-turn conversation, as ids.
+    """The chat format of a checkpoint.
 
-        [ header | the user's text, by `tokenizer.encode` ... | closing ] the model replies here
-
-    The ids joined equal those of the whole rendered template, for texts that do not begin with white space (which a
-    template may trim, and which byte-level vocabularies may join with the line breaks before it). Give the header as
-    `after` for the first text: `tokenizer.encode(text, after=header)`.
+    The ids of its pieces, joined, equal those of the whole rendered template, but that a BOS is put before it where the
+    tokenizer wants one and the template writes none, and that a text's own white space at its beginning or end stays: a
+    template may trim it, and a vocabulary may join it with the line breaks around it.
 
     stop_ids: ids that end a reply
     """
@@ -45,7 +58,7 @@ class ChatFormat:
             raise InputError(
                 f"{source} is not a valid template (line {error.lineno}: {error.message}); download it again."
             ) from None
-        _, closing = self.prompt_pieces(None)
+        closing = self.prompt_pieces(None).closing
         end_of_turn = next((token_id for token_id in closing if token_id in tokenizer.control_ids), None)
         self.stop_ids = eos_ids if end_of_turn is None else eos_ids | {end_of_turn}
 
@@ -56,8 +69,8 @@ class ChatFormat:
         template, source = _read_template(folder)
         return cls(template, tokenizer, _eos_ids(folder, tokenizer), source)
 
-    def prompt_pieces(self, system: str | None) -> tuple[list[int], list[int]]:
-        """Ids before the user's text and after it; the header begins with exactly one BOS for models that have one.
+    def prompt_pieces(self, system: str | None) -> Pieces:
+        """What stands before the user's text and after it; the header begins with exactly one BOS for models that have one.
 
         system: the system prompt, plain text like any other; None for none (some templates then put in their own)
         Raises InputError for a template that does not take such a conversation.
@@ -70,11 +83,12 @@ class ChatFormat:
         if system is not None:
             self._split(rendered, SYSTEM_MARK, "the system prompt")
 
-        header = self._encode(before, system, start=True)
+        kept = before.rstrip(" ")
+        header = self._encode(kept, system, start=True)
         tokenizer = self._tokenizer
         if tokenizer.adds_bos and tokenizer.bos_id not in header[:1]:
             header = [tokenizer.bos_id, *header]
-        return header, self._encode(after, system, start=False)
+        return Pieces(header, before[len(kept) :], self._encode(after, system, start=False))
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         try:
@@ -100,9 +114,10 @@ class ChatFormat:
     def _encode(self, piece: str, system: str | None, *, start: bool) -> list[int]:
         """A piece of the template, with the system prompt, as data, at its mark."""
         first, *rest = piece.split(SYSTEM_MARK)
-        ids = self._tokenizer.encode_template(first, after=() if start else None)
-        for fixed in rest:
-            ids += self._tokenizer.encode(system or "", after=ids)
+        kept = first.rstrip(" ") if rest else first
+        ids = self._tokenizer.encode_template(kept, after=() if start else None)
+        for fixed in rest:  # one at most
+            ids += self._tokenizer.encode(first[len(kept) :] + (system or ""), after=ids)
             ids += self._tokenizer.encode_template(fixed, after=ids)
         return ids
 
@@ -132,9 +147,20 @@ def _eos_ids(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(token_id for token_id in ids if isinstance(token_id, int))
 
 
+class _Generation(Extension):
+    """{% generation %} … {% endgeneration %}, which tells a trainer what a model wrote; here it is what it holds."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     """What transformers gives to templates, which they are written for; sandboxed, since they come from anywhere."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    extensions = [loopcontrols, _Generation]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
 
     def raise_exception(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)

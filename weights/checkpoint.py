@@ -48,7 +48,8 @@ class Checkpoint:
         tokenizer = Tokenizer.from_folder(folder)
         chat = ChatFormat.from_folder(folder, tokenizer)
         # Added tokens beyond the embedding do no harm while nothing writes them.
-        largest = max([tokenizer.text_vocab_size - 1, *(i for piece in chat.prompt_pieces(None) for i in piece)])
+        header, _, closing = chat.prompt_pieces(None)
+        largest = max([tokenizer.text_vocab_size - 1, *header, *closing])
         if largest >= config.vocab_size:
             raise InputError(
                 f"The tokenizer in {folder} gives ids up to {largest}, but config.json says vocab_size = "
