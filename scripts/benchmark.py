@@ -25,10 +25,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+from model import CausalLM, InputError, KVCache, ModelConfig, build_model  # before torch: see there
+
+# isort: split
 import torch
 from transformers_baseline import TransformersBaseline
 
-from model import CausalLM, InputError, KVCache, ModelConfig, build_model
 from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
@@ -37,7 +39,7 @@ from wim.chunks import Chunk
 from wim.classifier import Classifier
 from wim.events import Done, MarginToken
 from wim.loop import WiM
-from wim.options import exit_code, window
+from wim.options import exit_code, parse_window
 from wim.plan import Plan, Settings, make_plan
 from wim.prompts import Prompts
 
@@ -141,7 +143,7 @@ class Bench:
     def plan(self, window: int | None, pattern: str = "wim") -> Plan:
         """Random tokens in chunks, and the project's own prompts."""
         settings, config = replace(self.settings, margin_window=window, pattern=pattern), self.model.config
-        chat = SimpleNamespace(prompt_pieces=lambda system: ([1], [2]), stop_ids=frozenset())
+        chat = SimpleNamespace(prompt_pieces=lambda system: ([1], "", [2]), stop_ids=frozenset())
         tokenizer = NumberTokenizer(config.vocab_size)
         standin = SimpleNamespace(name="random weights", folder=None, config=config, tokenizer=tokenizer, chat=chat)
         generator = torch.Generator().manual_seed(0)
@@ -246,7 +248,9 @@ def whole_run(bench: Bench, pattern: str, window: int | None, questions: int = 1
     gc.collect()  # caches of earlier runs should not count
     plan = bench.plan(window, pattern)
     session = bench.session(plan)
-    classifier = Classifier(Session(bench.model, plan.verdict_capacity), plan.judge) if pattern == "wim" else None
+    classifier = (
+        Classifier(Session(bench.model, plan.verdict_capacity), plan.classifier_prompts) if pattern == "wim" else None
+    )
     wim = WiM(plan, session, classifier)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -277,16 +281,16 @@ def baseline(bench: Bench, plain_only: bool) -> dict[str, dict[str, float]]:
     """transformers on the same weights and token ids."""
     plan, theirs = bench.plan(1), TransformersBaseline(bench.model, bench.config)
     ids = [token_id for chunk in plan.chunks for token_id in chunk.ids]
-    prompt = plan.wording.opening + ids + plan.wording.answer(QUERY)
+    prompt = plan.prompts.header + ids + plan.prompts.answer(QUERY)
     theirs.plain(prompt, 4)  # warms up
     results = {"plain": theirs.plain(prompt, bench.settings.answer_tokens)}
     if not plain_only:
         results["published_loop"] = theirs.published_loop(
-            plan.wording.opening,
+            plan.prompts.header,
             [chunk.ids for chunk in plan.chunks],
-            plan.wording.margin(QUERY, plan.chunks[0].beginning),
-            plan.judge.header + plan.judge.verdict(QUERY, ""),
-            plan.wording.answer_with_margins(QUERY, []),
+            plan.prompts.margin(QUERY, plan.chunks[0].beginning),
+            plan.classifier_prompts.chat_header + plan.classifier_prompts.verdict(QUERY, ""),
+            plan.prompts.answer_with_margins(QUERY, []),
             bench.settings.margin_tokens,
             10,
             bench.settings.answer_tokens,
@@ -354,12 +358,13 @@ def run(args: argparse.Namespace) -> None:
         answer_tokens=args.answer_tokens,
         threshold=0.0,  # every margin is relevant
     )
+    windows = {f"wim, window {text}": ("wim", parse_window(text, "--windows")) for text in args.windows.split(",")}
+    to_run = {"llm": ("llm", 1)} | windows
     model, config = load(args, device, dtype)
     if args.compile:
         model.compile_layers()
     bench = Bench(model, config, device, dtype, settings, n_tokens)
-    runs = {"llm": ("llm", 1)} | {f"wim, window {text}": ("wim", window(text)) for text in args.windows.split(",")}
-    bench.capacity = max(bench.plan(rows, pattern).capacity for pattern, rows in runs.values())
+    bench.capacity = max(bench.plan(window, pattern).capacity for pattern, window in to_run.values())
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.processor() or platform.machine()} CPU"
     results: dict = {
         "date": time.strftime("%Y-%m-%d"),
@@ -387,13 +392,13 @@ def run(args: argparse.Namespace) -> None:
         )
     say(f"rollback: {results['lengths'][-1]['rollback_us']:.2f} µs")
 
-    for label, (pattern, rows) in runs.items():
+    runs = results["runs"] = {}
+    for label, (pattern, window) in to_run.items():
         short = replace(settings, chunk_tokens=256)  # as many chunks, so that what compiles is the same
-        n_chunks = -(-bench.n_tokens // settings.chunk_tokens) if rows is None else min(rows + 1, 4)
-        whole_run(replace(bench, settings=short, n_tokens=256 * n_chunks), pattern, rows)  # warms up
-        runs[label] = whole_run(bench, pattern, rows, questions=2 if rows is None else 1)
+        n_chunks = -(-bench.n_tokens // settings.chunk_tokens) if window is None else min(window + 1, 4)
+        whole_run(replace(bench, settings=short, n_tokens=256 * n_chunks), pattern, window)  # warms up
+        runs[label] = whole_run(bench, pattern, window, questions=2 if window is None else 1)
         say_run(label, runs[label])
-    results["runs"] = runs
     if not args.no_transformers and not find_spec("transformers"):
         say("transformers is not installed, so the comparison with it is left out: pip install -e '.[test]'")
     elif not args.no_transformers:

@@ -78,7 +78,7 @@ class TransformersBaseline:
             length = cache.get_seq_length()
             start = self._clock()
             margin = self._generate(self._forward(margin_prompt, cache), cache, margin_tokens)
-            cache.crop(length)
+            cache.crop(length - cache.get_seq_length())  # by how many: later releases take no length
             seconds["margins"] += self._clock() - start
 
             start = self._clock()
