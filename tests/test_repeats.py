@@ -26,11 +26,13 @@ def kept(*margins: tuple[str, str]) -> list[str]:
         ("Mary went to bed.", "Nobody moved.", ["Mary went to bed."]),  # wrong perhaps, but no repetition
         ("Mary  went\nhome. Mary went home.", "", []),
         ("None.", "", ["None."]),
+        ("1. Mary went home.", "Nobody moved.", ["1."]),  # a new number
+        ("Mr. Mary went home.", "Nobody moved.", []),
         ("1. Mary went home. 2. Mr. Hill came.", "2. Mr. Hill came.", ["1. 2. Mr. Hill came."]),
     ],
 )
 def test_what_an_earlier_margin_holds_is_left_out(second, chunk, left):
-    first = "John sat down. Mary went home."
+    first = "Mr. John sat down. Mary went home."
     assert kept((first, first), (second, chunk)) == [first, *left]
 
 

@@ -1,4 +1,4 @@
-"""What of the margins goes into the final prompt: no sentence of a chunk before that an earlier margin has already.
+"""Leaves out of the final prompt what a margin repeats: a sentence that an earlier margin holds and its own chunk does not.
 
 Nothing marks where a chunk begins in the cache, so a model may copy a sentence that stands before its chunk. Listed twice,
 it reads as if it had happened twice.
@@ -18,14 +18,15 @@ def without_repeats(margins: Iterable[tuple[str, Chunk]]) -> Iterator[str]:
     """The margins, each with the chunk that it is about, in the order of the document.
 
     A sentence that an earlier margin holds word for word is left out, unless the chunk itself says it again or it is SHORT;
-    a margin of which nothing is left is left out whole.
+    a margin of which nothing else is left is left out whole.
     """
     known: set[str] = set()
     for margin, chunk in margins:
         written, read = sentences(margin), one_line(chunk.text)
-        kept = [line for line in written if line not in known or line in read or len(line) < SHORT]
+        kept = [sentence for sentence in written if sentence not in known or sentence in read or len(sentence) < SHORT]
+        only_scraps = len(kept) < len(written) and all(sentence in known and sentence not in read for sentence in kept)
         known.update(written)
-        if kept:
+        if kept and not only_scraps:
             yield " ".join(kept)
 
 
