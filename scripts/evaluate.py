@@ -113,9 +113,9 @@ def make_setup(args: argparse.Namespace) -> Setup:
     if args.lengths:
         lengths = list(numbers(args.lengths, "--lengths"))
     patterns = names(args.patterns, "--patterns", list(PATTERNS))
-    if "wim" not in patterns and (args.pack or args.repeats):
+    if "wim" not in patterns and (args.pack or args.keep_repeats):
         raise InputError(
-            f"--pack and --repeats are for the pattern wim, and --patterns names {args.patterns}; leave them out."
+            f"--pack and --keep-repeats are for the pattern wim, and --patterns names {args.patterns}; leave them out."
         )
     settings = reading_settings(args, margin_tokens=DEMO_MARGIN_TOKENS if is_demo(args.model) else None)
     device = pick_device(args.device)

@@ -29,7 +29,7 @@ from wim.options import (
     reading_settings,
 )
 from wim.plan import PATTERNS, Settings
-from wim.reader import open_reader
+from wim.reader import open_document
 from wim.terminal import Terminal
 
 DEMO_DOCUMENT = Path(__file__).with_name("demo.txt")
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     settings, prompts = reading_settings(args, args.pattern), reading_prompts(args)
     checkpoint, classifier = open_checkpoints(args)
     dtype = pick_dtype(args.dtype, device)
-    wim = open_reader(
+    wim = open_document(
         checkpoint,
         document,
         queries,

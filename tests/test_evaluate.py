@@ -25,7 +25,7 @@ from wim.evaluation.workers import side_by_side
 from wim.events import Done
 from wim.plan import Settings, make_plan
 from wim.prompts import Prompts
-from wim.reader import Reader, open_reader, same_rotation
+from wim.reader import Reader, open_document, same_rotation
 from wim.tasks import NO_EVIDENCE, TASKS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -221,7 +221,7 @@ def test_a_changed_checkpoint_is_refused(folder, tmp_path, capsys):
         (["--margin-window", "some"], "--margin-window is 'some'"),
         (["--format", "squad"], "name it with --data"),
         (["--data", "x.json"], "leave out --tasks"),
-        (["--patterns", "llm,rag", "--repeats"], "leave them out"),
+        (["--patterns", "llm,rag", "--keep-repeats"], "leave them out"),
         (["--text", "nowhere"], "is not a folder"),
         (["--model", "./nowhere"], "no folder"),
     ],
@@ -412,7 +412,7 @@ def test_patterns_can_share_a_document(folder):
         settings = Settings(pattern=pattern, chunk_tokens=128, margin_tokens=4, answer_tokens=4, margin_window=None)
         for query in QUERIES:
             alone[pattern, query] = outcome(
-                open_reader(checkpoint, TEXT, QUERIES, settings, classifier=checkpoint, **CPU), query
+                open_document(checkpoint, TEXT, QUERIES, settings, classifier=checkpoint, **CPU), query
             )
     plan = make_plan(checkpoint, TEXT, QUERIES, SETTINGS, prompts, checkpoint, patterns=patterns)
     wim = Reader(checkpoint, checkpoint, **CPU).open(plan)

@@ -244,7 +244,11 @@ BAD = {
     "no answer": ({}, ["--answer-tokens", "-3"], "answer_tokens is -3"),
     "no window": ({}, ["--margin-window", "0"], "margin_window is 0"),
     "nothing to pack": ({}, ["--pattern", "llm", "--pack"], "pattern is llm; it should be wim with --pack"),
-    "nothing that repeats": ({}, ["--pattern", "rag", "--repeats"], "pattern is rag; it should be wim with --repeats"),
+    "nothing that repeats": (
+        {},
+        ["--pattern", "rag", "--keep-repeats"],
+        "pattern is rag; it should be wim with --keep-repeats",
+    ),
     "cold": ({}, ["--temperature", "-1"], "temperature is -1"),
     "no nucleus": ({}, ["--top-p", "0"], "top_p is 0"),
     "threshold": ({}, ["--threshold", "2"], "threshold is 2"),
@@ -342,9 +346,10 @@ EVENTS = [
 @pytest.mark.parametrize("live", [False, True])
 def test_the_terminal_follows_a_run(capsys, monkeypatch, live):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: live)
-    last = Terminal(90).follow(EVENTS)
+    terminal = Terminal(90)
+    for event in EVENTS:
+        terminal.show(event)
     captured = capsys.readouterr()
-    assert last is EVENTS[-1]
     assert captured.out == "At home.\n"
     assert "[chunk 1] Mary went home.  ✓ relevant (0.90)" in captured.err
     assert "[chunk 2] None.  ✗ not relevant (0.12)" in captured.err

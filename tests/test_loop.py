@@ -20,7 +20,8 @@ from model.session import Session
 from weights import DEMOS, Checkpoint
 from wim import reader
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone, MarginToken, Rollback
-from wim.plan import NOTE_EDGES, Wording, make_plan
+from wim.plan import NOTE_EDGES, make_plan
+from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.repeats import sentences
 
@@ -51,7 +52,7 @@ def of(kind, events):
 
 
 def margin_prompts(wim, query=QUERY):
-    return [wim.wording.margin(query, chunk.beginning) for chunk in wim.plan.chunks]
+    return [wim.prompts.margin(query, chunk.beginning) for chunk in wim.plan.chunks]
 
 
 def region(session, length=None):
@@ -62,15 +63,15 @@ def region(session, length=None):
 def plainly_read(wim, chunks):
     """The header and some chunks in a fresh cache of the same model."""
     session = Session(wim.session.model, wim.plan.capacity)
-    session.prefill(wim.wording.opening)
+    session.prefill(wim.prompts.header)
     for chunk in chunks:
         session.prefill(chunk.ids)
     return session
 
 
 def reply(session, prompt, wim, n_tokens):
-    tokens = session.generate(prompt, n_tokens, wim.wording.stop_ids, Sampler())
-    return wim.wording.tokenizer.decode(list(tokens)).strip()
+    tokens = session.generate(prompt, n_tokens, wim.prompts.stop_ids, Sampler())
+    return wim.prompts.tokenizer.decode(list(tokens)).strip()
 
 
 # The cache ----------------------------------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ def test_events_come_in_order_and_add_up(folders, name):
     kinds = [kind for i, kind in enumerate(kinds) if kind not in (MarginToken, AnswerToken) or kinds[i - 1] != kind]
     assert kinds == list(chain(*expected))
 
-    length = len(wim.wording.opening)
+    length = len(wim.prompts.header)
     rollbacks = of(Rollback, events)
     for chunk, read, back, margin in zip(
         plan.chunks, of(ChunkRead, events), rollbacks, of(MarginDone, events), strict=False
@@ -189,11 +190,11 @@ def test_events_come_in_order_and_add_up(folders, name):
     assert last.chunks_read == len(plan.chunks)
     assert last.margins == [event.margin for event in of(MarginDone, events)]
 
-    verdicts = sum(len(plan.judge.verdict(QUERY, margin.text)) for margin in last.margins)
+    verdicts = sum(len(plan.classifier_prompts.verdict(QUERY, margin.text)) for margin in last.margins)
     relevant = [margin.text for margin in last.margins if margin.relevant]
     assert last.tokens["document"] == plan.document_tokens
     assert last.tokens["verdicts"] == verdicts
-    assert last.tokens["final_prompt"] == len(wim.wording.answer_with_margins(QUERY, relevant))
+    assert last.tokens["final_prompt"] == len(wim.prompts.answer_with_margins(QUERY, relevant))
     assert 0 < last.tokens["margins"] <= 10 * len(plan.chunks) and 0 < last.tokens["answer"] <= 9
     assert set(last.seconds) == {"prefill", "margins", "verdicts", "answer"}
     assert all(seconds > 0 for seconds in last.seconds.values())
@@ -222,7 +223,7 @@ def test_stopping_early_answers_from_what_was_read(folders, name, window):
     assert last.chunks_read == 2 and [margin.chunk for margin in last.margins] == [0, 1]
     session = plainly_read(wim, wim.plan.chunks[:2])
     assert torch.equal(region(wim.session), region(session))
-    prompt = wim.wording.answer_with_margins(QUERY, [margin.text for margin in last.margins if margin.relevant])
+    prompt = wim.prompts.answer_with_margins(QUERY, [margin.text for margin in last.margins if margin.relevant])
     assert last.answer == reply(session, prompt, wim, 9)
     again = done(ask(wim))  # and so do later questions
     assert (again.chunks_read, again.tokens["document"]) == (2, 0)
@@ -249,7 +250,7 @@ def test_the_caller_can_overrule_a_verdict(folders, name):
         last = done(ask(wim, on=overrule))
         assert [margin.relevant for margin in last.margins] == [keep(margin) for margin in last.margins]
         kept = [margin.text for margin in last.margins if keep(margin)]
-        assert wim.wording.answer_with_margins(QUERY, kept) in read
+        assert wim.prompts.answer_with_margins(QUERY, kept) in read
 
 
 @pytest.mark.parametrize("threshold, expected", [(0.0, True), (1.0, False)])
@@ -329,12 +330,12 @@ def test_the_pattern_llm_is_the_document_and_then_the_question(folders, name):
     last, session = done(events), plainly_read(wim, wim.plan.chunks)
     assert not of(MarginToken, events) and last.margins == [] and wim.plan.verdict_capacity == 0
     assert torch.equal(region(wim.session), region(session))
-    assert last.answer == reply(session, wim.wording.answer(QUERY), wim, 9)
+    assert last.answer == reply(session, wim.prompts.answer(QUERY), wim, 9)
 
 
-@pytest.mark.parametrize("repeats", [False, True])
-def test_the_final_prompt_holds_no_sentence_of_a_chunk_before_twice(folders, repeats):
-    wim = open_wim(folders["llama"], document(), threshold=0.0, repeats=repeats)
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_final_prompt_holds_no_sentence_of_a_chunk_before_twice(folders, keep):
+    wim = open_wim(folders["llama"], document(), threshold=0.0, keep_repeats=keep)
     first, second, *others = (chunk.text for chunk in wim.plan.chunks)
     only_in_first = next(sentence for sentence in sentences(first) if sentence not in second)
     read = tokens_read(wim)
@@ -344,8 +345,8 @@ def test_the_final_prompt_holds_no_sentence_of_a_chunk_before_twice(folders, rep
             event.margin.text = only_in_first if event.margin.chunk < 2 else f"Nothing new in {event.margin.chunk}."
 
     list(map(write, wim.ask(QUERY)))
-    kept = [only_in_first] * (2 if repeats else 1) + [f"Nothing new in {2 + i}." for i in range(len(others))]
-    assert wim.wording.answer_with_margins(QUERY, kept) in read
+    kept = [only_in_first] * (2 if keep else 1) + [f"Nothing new in {2 + i}." for i in range(len(others))]
+    assert wim.prompts.answer_with_margins(QUERY, kept) in read
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3-window", "qwen2"])
@@ -362,13 +363,13 @@ def test_the_pattern_rag_reads_only_what_was_judged_relevant(folders, name):
     assert [event.chunk for event in of(ChunkRead, events)] == [chunk.index for chunk in relevant]
     session = plainly_read(wim, relevant)
     assert torch.equal(region(wim.session), region(session))
-    assert done(events).answer == reply(session, wim.wording.answer(QUERY), wim, 9)
+    assert done(events).answer == reply(session, wim.prompts.answer(QUERY), wim, 9)
     assert done(events).tokens["document"] == sum(len(chunk.ids) for chunk in relevant)
 
     # Each chunk was judged alone, behind the header.
     for chunk, probability in zip(wim.plan.chunks[:3], probabilities, strict=False):
         session = plainly_read(wim, [chunk])
-        [expected] = session.compare([wim.wording.relevance(QUERY)], wim.wording.yes, wim.wording.no)
+        [expected] = session.compare([wim.prompts.relevance(QUERY)], wim.prompts.yes, wim.prompts.no)
         assert probability == pytest.approx(expected, abs=1e-5)
 
 
@@ -419,7 +420,7 @@ def test_without_a_classifier_all_margins_count(folders):
     last = done(ask(wim))
     assert wim.plan.verdict_capacity == 0 and last.tokens["verdicts"] == 0
     assert all(margin.relevant and margin.probability is None for margin in last.margins)
-    assert last.tokens["final_prompt"] == len(wim.wording.answer_with_margins(QUERY, [m.text for m in last.margins]))
+    assert last.tokens["final_prompt"] == len(wim.prompts.answer_with_margins(QUERY, [m.text for m in last.margins]))
 
 
 @pytest.mark.parametrize(
@@ -467,26 +468,26 @@ CONTROL = (
 def test_no_text_becomes_a_control_token_or_a_placeholder(folders, name):
     text = (CONTROL + " Mary went home. ") * 3 + DOCUMENT
     wim = open_wim(folders[name], text, [CONTROL], system=None)
-    wording, read = wim.wording, tokens_read(wim)
-    control = wording.tokenizer.control_ids
+    ids, read = wim.prompts, tokens_read(wim)
+    control = ids.tokenizer.control_ids
     last = done(ask(wim, CONTROL))
     assert last.chunks_read > 3
     assert CONTROL.startswith(wim.plan.chunks[0].beginning) and "<|eot_id|>" in wim.plan.chunks[0].beginning
     assert "".join(text[c.text_start : c.text_end] for c in wim.plan.chunks) == text
     assert not control & {token for chunk in wim.plan.chunks for token in chunk.ids}
     # Of the prompts, only the chat format's own header and closing hold control tokens.
-    opening, closing = wording.opening, wording.closing
-    prompts = [opening, wording.margin(CONTROL, CONTROL), wording.verdict(CONTROL, CONTROL)]
-    prompts += [wording.answer(CONTROL), wording.relevance(CONTROL), wording.answer_with_margins(CONTROL, [CONTROL] * 2)]
+    header, closing = ids.header, ids.closing
+    prompts = [header, ids.margin(CONTROL, CONTROL), ids.verdict(CONTROL, CONTROL)]
+    prompts += [ids.answer(CONTROL), ids.relevance(CONTROL), ids.answer_with_margins(CONTROL, [CONTROL] * 2)]
     for prompt in prompts[1:]:
         assert prompt[-len(closing) :] == closing
         assert not control & set(prompt[: -len(closing)])
-        assert CONTROL in wording.tokenizer.decode(prompt) or prompt is prompts[2] or prompt is prompts[-1]
-    assert wording.tokenizer.decode(prompts[1]).count(CONTROL) == 2
-    assert not control & set(opening[len(wording.header) :])
+        assert CONTROL in ids.tokenizer.decode(prompt) or prompt is prompts[2] or prompt is prompts[-1]
+    assert ids.tokenizer.decode(prompts[1]).count(CONTROL) == 2
+    assert not control & set(header[len(ids.chat_header) :])
     # And that is what the model read: the header once, then a closing for each prompt.
     rows = [row for row in read if len(row) > 1]
-    assert rows[0] == opening
+    assert rows[0] == header
     beyond = [token for row in rows[1:] for token in row if token in control]
     assert set(beyond) <= set(closing)
 
@@ -495,11 +496,11 @@ def test_no_text_becomes_a_control_token_or_a_placeholder(folders, name):
 def test_the_whole_prompt_has_one_bos_where_the_model_wants_one(folders, name, n_bos):
     query = "Where is <s>Mary<|begin_of_text|>?"
     wim = open_wim(folders[name], "<s><|begin_of_text|> " + DOCUMENT, [query], pattern="llm")
-    read, bos = tokens_read(wim), wim.wording.tokenizer.bos_id
+    read, bos = tokens_read(wim), wim.prompts.tokenizer.bos_id
     ask(wim, query)
     prompt = list(chain(*[row for row in read if len(row) > 1]))
     assert prompt.count(bos) == n_bos and (prompt[0] == bos) == bool(n_bos)
-    assert prompt[: len(wim.wording.opening)] == wim.wording.opening
+    assert prompt[: len(wim.prompts.header)] == wim.prompts.header
 
 
 # Room ---------------------------------------------------------------------------------------------------------------------
@@ -530,7 +531,7 @@ def test_the_planned_room_is_enough_for_the_longest_run(folders, name, window, p
 def test_the_longest_margin_prompt_is_planned_for(folders, name, text):
     wim = open_wim(folders[name], text, [QUERY, OTHER], margin_window=None)
     longest = max(len(prompt) for query in (QUERY, OTHER) for prompt in margin_prompts(wim, query))
-    read = len(wim.wording.opening) + wim.plan.document_tokens
+    read = len(wim.prompts.header) + wim.plan.document_tokens
     assert wim.plan.capacity == read + len(wim.plan.chunks) * (longest + SETTINGS.margin_tokens)
     assert done(ask(wim)).tokens["margins"] > 0
 
@@ -539,8 +540,8 @@ def test_the_longest_margin_prompt_is_planned_for(folders, name, text):
 @given(data=st.data(), margin_tokens=st.integers(1, 60), n_chunks=st.integers(1, 4))
 def test_no_margin_can_outgrow_its_place(folders, name, data, margin_tokens, n_chunks):
     """Whatever ids a model writes, their text comes back as no more tokens than are planned for."""
-    wording = wording_of(folders[name], margin_tokens)
-    tokenizer = wording.tokenizer
+    prompts = prompts_of(folders[name], margin_tokens)
+    tokenizer = prompts.tokenizer
     anything = st.integers(0, tokenizer.vocab_size - 1)
     # Lines of one word each come back with spaces instead of line ends.
     words = [token for token in range(0, tokenizer.vocab_size, 7) if tokenizer.decode([token]).isalpha()]
@@ -552,18 +553,18 @@ def test_no_margin_can_outgrow_its_place(folders, name, data, margin_tokens, n_c
     drawn = data.draw(st.lists(margin, min_size=n_chunks, max_size=n_chunks))
     margins = [tokenizer.decode(tokens).strip() for tokens in drawn]
     note = margin_tokens + NOTE_EDGES
-    final, empty = wording.answer_with_margins(QUERY, margins), wording.answer_with_margins(QUERY, [])
+    final, empty = prompts.answer_with_margins(QUERY, margins), prompts.answer_with_margins(QUERY, [])
     assert len(final) <= len(empty) + n_chunks * note
-    assert max(len(wording.verdict(QUERY, text)) for text in margins) <= len(wording.verdict(QUERY, "")) + note
+    assert max(len(prompts.verdict(QUERY, text)) for text in margins) <= len(prompts.verdict(QUERY, "")) + note
 
 
 OPENED = {}
 
 
-def wording_of(folder, margin_tokens):
+def prompts_of(folder, margin_tokens):
     if folder not in OPENED:
         OPENED[folder] = Checkpoint.open(str(folder))
-    return Wording(OPENED[folder], Prompts(), margin_tokens)
+    return PromptIds(OPENED[folder], Prompts(), margin_tokens)
 
 
 def test_what_exceeds_the_context_is_refused_before_weights_are_read(folders, monkeypatch):
@@ -674,9 +675,9 @@ def test_verdicts_are_the_probabilities_of_transformers(folders, name):
     wim = open_wim(folders[name], DOCUMENT)
     margins = done(ask(wim)).margins[:4]
     oracle = AutoModelForCausalLM.from_pretrained(folders[name], dtype=torch.float32).eval()
-    judge = wim.plan.judge
+    judge = wim.plan.classifier_prompts
     for margin in margins:
-        prompt = judge.header + judge.verdict(QUERY, margin.text)
+        prompt = judge.chat_header + judge.verdict(QUERY, margin.text)
         with torch.no_grad():
             logits = oracle(torch.tensor([prompt])).logits[0, -1]
         probabilities = logits[judge.yes + judge.no].softmax(-1)
@@ -685,17 +686,17 @@ def test_verdicts_are_the_probabilities_of_transformers(folders, name):
 
 def test_yes_and_no_are_the_first_tokens_of_replies(folders):
     for name in ("llama", "phi3", "qwen2", DEMO):
-        wording = wording_of(folders[name], 10)
-        assert wording.yes and wording.no and not set(wording.yes) & set(wording.no)
-        for word, ids in (("YES", wording.yes), ("NO", wording.no)):
-            assert any(word.startswith(wording.tokenizer.decode([token]).strip()) for token in ids)
+        prompts = prompts_of(folders[name], 10)
+        assert prompts.yes and prompts.no and not set(prompts.yes) & set(prompts.no)
+        for word, ids in (("YES", prompts.yes), ("NO", prompts.no)):
+            assert any(word.startswith(prompts.tokenizer.decode([token]).strip()) for token in ids)
 
 
 @pytest.mark.parametrize("name", sorted(DEMOS))
 def test_a_demo_checkpoint_loads_in_transformers_and_gives_the_same_answer(name):
     wim = open_wim(name, DOCUMENT, chunk_tokens=256, pattern="llm", answer_tokens=20)
     answer = done(ask(wim)).answer
-    prompt = wim.wording.opening + [token for chunk in wim.plan.chunks for token in chunk.ids] + wim.wording.answer(QUERY)
+    prompt = wim.prompts.header + [token for chunk in wim.plan.chunks for token in chunk.ids] + wim.prompts.answer(QUERY)
     oracle = AutoModelForCausalLM.from_pretrained(DEMOS[name], dtype=torch.float32).eval()
     if (DEMOS[name] / "tokenizer.json").exists():  # transformers wants further packages for a tokenizer.model
         content = Prompts().opening + DOCUMENT + Prompts().answer.replace("{query}", QUERY)
@@ -704,10 +705,10 @@ def test_a_demo_checkpoint_loads_in_transformers_and_gives_the_same_answer(name)
         assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == prompt
     ids = torch.tensor([prompt])
     tokens = oracle.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20)
-    assert answer and wim.wording.tokenizer.decode(tokens[0, len(prompt) :].tolist()).strip() == answer
+    assert answer and wim.prompts.tokenizer.decode(tokens[0, len(prompt) :].tolist()).strip() == answer
 
 
 def test_a_system_prompt_is_read_in_the_header(folders):
     wim = open_wim(folders["llama"], DOCUMENT, system="Be brief {query}.")
-    assert "Be brief {query}." in wim.wording.tokenizer.decode(wim.wording.header)
+    assert "Be brief {query}." in wim.prompts.tokenizer.decode(wim.prompts.chat_header)
     assert done(ask(wim)).answer

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from model import InputError, KVCache, ModelConfig, build_model
 from weights import ChatFormat, Tokenizer
 from wim.chunks import split_document
-from wim.plan import Wording
+from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.training import corpus
 from wim.training.context import BLOCK, TreeContext, block_mask, dense_mask, tiles
@@ -189,24 +189,24 @@ def test_branches_are_what_the_loop_asks(folder, source):
     """Prompts as wim.plan makes them, and as many final questions with margins as without."""
     tokenizer = Tokenizer.from_folder(folder)
     chat = ChatFormat.from_folder(folder, tokenizer)
-    wording = Wording(SimpleNamespace(tokenizer=tokenizer, chat=chat, name="tiny"), Prompts(), margin_tokens=1000)
+    prompts = PromptIds(SimpleNamespace(tokenizer=tokenizer, chat=chat, name="tiny"), Prompts(), margin_tokens=1000)
     rng = random.Random(5)
     seen = set()
     for _ in range(30):
         document = source.maker.make(rng, rng.randint(100, 700))
         tree = source.grower.grow(document, rng)
-        whole = wording.opening + tokenizer.encode(document.text)
-        assert tree.document.ids == whole and tree.document.n_prompt == len(wording.opening)
+        whole = prompts.header + tokenizer.encode(document.text)
+        assert tree.document.ids == whole and tree.document.n_prompt == len(prompts.header)
         asked = [question.query for question in document.questions]
         chunks = split_document(document.text, tokenizer, source.grower.chunk_tokens)
-        beginnings = {len(wording.opening) + chunk.end: chunk.beginning for chunk in chunks}
+        beginnings = {len(prompts.header) + chunk.end: chunk.beginning for chunk in chunks}
         for segment in branches(tree):
             prompt, reply = segment.ids[: segment.n_prompt], tokenizer.decode(segment.ids[segment.n_prompt :])
             seen.add(segment.kind)
             if segment.kind in (MARGIN, NO_MARGIN):
-                assert prompt in [wording.margin(query, beginnings[segment.cut]) for query in asked]
+                assert prompt in [prompts.margin(query, beginnings[segment.cut]) for query in asked]
             if segment.kind == LLM:
-                assert prompt in [wording.answer(query) for query in asked]
+                assert prompt in [prompts.answer(query) for query in asked]
             if segment.kind == MARGIN:
                 assert reply in document.text or all(part in document.text for part in reply.split(". "))
             if segment.kind == NO_MARGIN:
@@ -215,7 +215,11 @@ def test_branches_are_what_the_loop_asks(folder, source):
                 assert segment.cut == len(whole)
                 assert reply in [question.answer for question in document.questions]
             if segment.kind == VERDICT:
-                assert prompt[: len(wording.header)] == wording.header and reply in ("YES", "NO") and segment.cut == 0
+                assert (
+                    prompt[: len(prompts.chat_header)] == prompts.chat_header
+                    and reply in ("YES", "NO")
+                    and segment.cut == 0
+                )
         kinds = [segment.kind for segment in branches(tree)]
         assert kinds.count(LLM) == kinds.count(WIM) and kinds.count(VERDICT) % 2 == 0
     assert len(seen) == 6
@@ -345,7 +349,7 @@ def test_the_folder_loads_in_transformers(folder):
     if folder.name.startswith("phi3"):
         pytest.importorskip("google.protobuf", reason="transformers reads tokenizer.model through protobuf")
     tokenizer = Tokenizer.from_folder(folder)
-    header, closing = ChatFormat.from_folder(folder, tokenizer).prompt_pieces(None)
+    header, _, closing = ChatFormat.from_folder(folder, tokenizer).prompt_pieces(None)
     prompts = Prompts()
     document = '"Ah!" said Pip, 4713 times; it’s Émile—really…  Mary went to the kitchen.\n\n(No.)'
     question = prompts.answer.replace("{query}", "Where is Mary?")

@@ -16,7 +16,7 @@ from weights import Checkpoint
 from wim.events import AnswerToken, Done, Event, MarginToken
 from wim.loop import WiM
 from wim.plan import Settings
-from wim.reader import open_reader
+from wim.reader import open_document
 from wim.training.folder import write_tokenizer
 
 # One of each architecture, and those options that change how a cache is read.
@@ -74,7 +74,7 @@ def open_wim(folder: Path | str, text: str, queries: list[str] | None = None, **
     prompts = options.pop("prompts", None)
     settings = Settings(**{**vars(SETTINGS), **options})
     cpu = torch.device("cpu")
-    return open_reader(
+    return open_document(
         checkpoint,
         text,
         queries or [QUERY],

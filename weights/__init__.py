@@ -1,4 +1,7 @@
-"""From a folder or a hub id to a model, a tokenizer and a chat format: the formats that checkpoints are published in."""
+"""From a folder or a hub id to a model, a tokenizer and a chat format: the formats that checkpoints are published in.
+
+And device.py: where the weights go, and what fits there.
+"""
 
 from weights.chat import ChatFormat
 from weights.checkpoint import Checkpoint

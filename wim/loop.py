@@ -40,11 +40,11 @@ class WiM:
 
     def __init__(self, plan: Plan, session: Session, classifier: Classifier | None = None):
         self.plan, self.session, self.classifier = plan, session, classifier
-        self.settings, self.wording = plan.settings, plan.wording
+        self.settings, self.prompts = plan.settings, plan.prompts
         self.chunk_ends: list[int] = []  # the cache's length after each chunk that has been read
         self.relevance: dict[str, list[float]] = {}  # pattern `rag`: for a question, the probability of each chunk
         self.stopped = False
-        self._astray = False  # the cache holds chunks that `rag` took out of the document, not its beginning
+        self._holds_selection = False  # the cache holds chunks that `rag` took out of the document, not its beginning
         # Pack needs one model for both, and one margin at a time.
         self._packs = self.settings.pack and classifier is not None and classifier.session.model is session.model
         self._unjudged: Margin | None = None  # its verdict rides along with the next chunk
@@ -65,7 +65,7 @@ class WiM:
         self._tokens = Counter(document=0, margins=0, verdicts=0, final_prompt=0, answer=0)
         answer_by = {"wim": self._wim, "llm": self._llm, "rag": self._rag}[pattern or self.settings.pattern]
         margins: list[Margin] = []
-        yield from self._settle()
+        yield from self._back_to_last_chunk()
         answer = yield from answer_by(query, margins)
         yield Done(answer, margins, len(self.chunk_ends), dict(self._tokens), dict(self._seconds))
 
@@ -74,22 +74,22 @@ class WiM:
 
         `ask` does this for a question that has not been judged. Of each chunk an event for each question, in their order.
         """
-        prompts = [self.wording.relevance(query) for query in queries]
+        prompts = [self.prompts.relevance(query) for query in queries]
         found: list[list[float]] = []  # for each chunk, the probabilities for all questions
-        yield from self._forget()
+        yield from self._back_to_header()
         for chunk in self.plan.chunks:
             if self.stopped and chunk.index > 0:
                 break
-            self._astray = True
+            self._holds_selection = True
             with self._timed("verdicts"):
                 self.session.prefill(chunk.ids)
-                probabilities = self.session.compare(prompts, self.wording.yes, self.wording.no)
+                probabilities = self.session.compare(prompts, self.prompts.yes, self.prompts.no)
             self._tokens["verdicts"] += len(chunk.ids) + sum(map(len, prompts))
             found.append(probabilities)
             for probability in probabilities:
                 relevant = probability >= self.settings.threshold
                 yield ChunkJudged(chunk.index, len(self.plan.chunks), len(chunk.ids), relevant, probability)
-            yield from self._forget()
+            yield from self._back_to_header()
         self.relevance |= {query: list(row) for query, row in zip(queries, zip(*found, strict=True), strict=True)}
 
     # The three patterns ------------------------------------------------------------------------------------------------
@@ -100,9 +100,9 @@ class WiM:
             window = [chunk for chunk in window if chunk.index < len(self.chunk_ends)]
             if window:
                 margins += yield from self._write_margins(query, window)
-                read_last = window[-1].index + 1 == len(self.chunk_ends) < len(self.plan.chunks)
-                if self._packs and read_last and not self.stopped:
-                    self._unjudged = margins[-1]  # there is a chunk to come that its verdict can ride along with
+                more_to_read = window[-1].index + 1 == len(self.chunk_ends) and len(self.chunk_ends) < len(self.plan.chunks)
+                if self._packs and more_to_read and not self.stopped:
+                    self._unjudged = margins[-1]  # its verdict rides along with the next chunk
                 else:
                     yield from self._judge(query, margins[-len(window) :])
         if self._unjudged is not None:
@@ -110,26 +110,26 @@ class WiM:
             self._unjudged = None
         relevant = [margin for margin in margins if margin.relevant]
         notes = [margin.text for margin in relevant]
-        if not self.settings.repeats:
+        if not self.settings.keep_repeats:
             notes = list(without_repeats((margin.text, self.plan.chunks[margin.chunk]) for margin in relevant))
-        return (yield from self._answer(self.wording.answer_with_margins(query, notes)))
+        return (yield from self._answer(self.prompts.answer_with_margins(query, notes)))
 
     def _llm(self, query: str, margins: list[Margin]) -> Iterator[Event]:
         yield from self._read(self.plan.chunks)
-        return (yield from self._answer(self.wording.answer(query)))
+        return (yield from self._answer(self.prompts.answer(query)))
 
     def _rag(self, query: str, margins: list[Margin]) -> Iterator[Event]:
         """Judge each chunk alone, then read only the relevant ones; the most probable one if none is."""
         if query not in self.relevance:
             yield from self.judge_chunks([query])
-        yield from self._forget()
-        self._astray = True
+        yield from self._back_to_header()
+        self._holds_selection = True
         probabilities = self.relevance[query]
         least = min(self.settings.threshold, max(probabilities))
         for chunk, probability in zip(self.plan.chunks, probabilities, strict=False):
             if probability >= least:
                 yield from self._read_chunk(chunk)
-        return (yield from self._answer(self.wording.answer(query)))
+        return (yield from self._answer(self.prompts.answer(query)))
 
     # Their steps --------------------------------------------------------------------------------------------------------
 
@@ -141,21 +141,21 @@ class WiM:
         """Read the header, once."""
         if self.session.length == 0:
             with self._timed("prefill"):
-                self.session.prefill(self.wording.opening)
+                self.session.prefill(self.prompts.header)
 
-    def _settle(self) -> Iterator[Event]:
+    def _back_to_last_chunk(self) -> Iterator[Event]:
         """Back to the end of the last chunk: the caller may have walked away from an earlier question midway."""
         self._unjudged = None
-        if self._astray or not self.chunk_ends:
-            yield from self._forget()
+        if self._holds_selection or not self.chunk_ends:
+            yield from self._back_to_header()
         else:
             yield from self._roll_back(self.chunk_ends[-1])
 
-    def _forget(self) -> Iterator[Event]:
+    def _back_to_header(self) -> Iterator[Event]:
         """Back to the header."""
         self._open()
-        self.chunk_ends, self._astray = [], False
-        yield from self._roll_back(len(self.wording.opening))
+        self.chunk_ends, self._holds_selection = [], False
+        yield from self._roll_back(len(self.prompts.header))
 
     def _read(self, chunks: list[Chunk], query: str = "") -> Iterator[Event]:
         """Prefill those of the chunks that the cache does not hold yet; once it holds one, a stop counts."""
@@ -177,27 +177,30 @@ class WiM:
                 verdict = self.classifier.judge_while_reading(query, margin.text, self.session, chunk.ids)
             self.session.synchronize()
         if margin is not None:
-            yield self._judged(margin, *verdict)
+            probability, n_tokens = verdict
+            self._tokens["verdicts"] += n_tokens
+            yield self._judged(margin, probability)
         self._tokens["document"] += len(chunk.ids)
         self.chunk_ends.append(self.session.length)
         yield ChunkRead(chunk.index, len(self.plan.chunks), len(chunk.ids), self.session.length)
 
     def _write_margins(self, query: str, window: list[Chunk]) -> Iterator[Event]:
         """The margins of a window of chunks that have been read."""
-        prompts = [self.wording.margin(query, chunk.beginning) for chunk in window]
+        prompts = [self.prompts.margin(query, chunk.beginning) for chunk in window]
         last = self.chunk_ends[window[-1].index]
         if len(window) == 1 and last == self.session.length:
             # The paper's way: right after the chunk, in the cache itself, and back.
             rows = ([token] for token in self._generate(prompts[0], self.settings.margin_tokens))
         else:
+            # Several at once, or of chunks that others follow in the cache (a second question): as rows above all chunks.
             rows = self.session.branch(
                 [self.chunk_ends[chunk.index] for chunk in window],
                 prompts,
                 self.settings.margin_tokens,
-                self.wording.stop_ids,
+                self.prompts.stop_ids,
                 self._sampler,
             )
-        streams = [self.wording.tokenizer.stream() for _ in window]
+        streams = [self.prompts.tokenizer.stream() for _ in window]
         texts = ["" for _ in window]
 
         def grow(row: int, text: str) -> Iterator[Event]:
@@ -227,16 +230,15 @@ class WiM:
                 probabilities, n_tokens = self.classifier.judge(query, [margin.text for margin in margins])
             self._tokens["verdicts"] += n_tokens
             for margin, probability in zip(margins, probabilities, strict=True):
-                yield self._judged(margin, probability, 0)
+                yield self._judged(margin, probability)
 
-    def _judged(self, margin: Margin, probability: float, n_tokens: int) -> MarginDone:
-        self._tokens["verdicts"] += n_tokens
+    def _judged(self, margin: Margin, probability: float) -> MarginDone:
         margin.probability, margin.relevant = probability, probability >= self.settings.threshold
         return MarginDone(margin)
 
     def _answer(self, prompt: list[int]) -> Iterator[Event]:
         self._tokens["final_prompt"] = len(prompt)
-        length, stream, answer = self.session.length, self.wording.tokenizer.stream(), ""
+        length, stream, answer = self.session.length, self.prompts.tokenizer.stream(), ""
         for token in self._timed_steps("answer", self._generate(prompt, self.settings.answer_tokens)):
             self._tokens["answer"] += 1
             if text := stream.put(token):
@@ -249,7 +251,7 @@ class WiM:
         return answer.strip()
 
     def _generate(self, prompt: list[int], max_tokens: int) -> Iterator[int]:
-        return self.session.generate(prompt, max_tokens, self.wording.stop_ids, self._sampler)
+        return self.session.generate(prompt, max_tokens, self.prompts.stop_ids, self._sampler)
 
     def _roll_back(self, length: int) -> Iterator[Event]:
         if (old := self.session.length) != length:

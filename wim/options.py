@@ -19,45 +19,56 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     add("--classifier", default="same", metavar="same|none|FOLDER_OR_ID", help="who judges the margins")
     add("--device", help="default: the first there is of cuda, mps, cpu")
     add("--dtype", help="default: bfloat16 where the device has it")
-    add("--compile", action="store_true", help="CUDA: compile the layers, seconds once, for somewhat faster reading")
+    add("--compile", action="store_true", help="CUDA: compile the layers, which takes some seconds, for faster reading")
 
 
 def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> None:
     """margin_window: the script's default, a number or `all`."""
     add, defaults = parser.add_argument, Settings()
     add("--chunk-tokens", type=int, help=f"default {CHUNK_TOKENS}, or {DEMO_CHUNK_TOKENS} for the demo checkpoints")
-    add("--margin-tokens", type=int, help=f"the most of a margin; default {defaults.margin_tokens}")
+    add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {defaults.margin_tokens}")
     together = f"write the margins of N chunks together; default {margin_window}"
     add("--margin-window", default=margin_window, metavar="N|all", help=together)
     add("--pack", action="store_true", help="judge a margin while the next chunk is read (window 1)")
-    add("--repeats", action="store_true", help="keep sentences in the final prompt that an earlier margin holds already")
-    add("--answer-tokens", type=int, default=defaults.answer_tokens, help="the most of the answer")
-    add("--threshold", type=float, default=defaults.threshold, help="the least probability of a relevant margin")
-    add("--prompts", metavar="FILE", help="a JSON file with wording to use instead of the project's own")
+    add(
+        "--keep-repeats",
+        action="store_true",
+        help="keep sentences in the final prompt that an earlier margin holds already",
+    )
+    tokens, threshold = defaults.answer_tokens, defaults.threshold
+    add("--answer-tokens", type=int, default=tokens, help=f"at most this many tokens in the answer; default {tokens}")
+    relevant = f"from this probability of YES on, a margin is relevant; default {threshold}"
+    add("--threshold", type=float, default=threshold, help=relevant)
+    add("--prompts", metavar="FILE", help="a JSON file with prompts to use instead of the project's own")
     add("--system", metavar="TEXT", help="a system prompt")
     add("--temperature", type=float, default=defaults.temperature, help="0, the default, is greedy")
-    add("--top-p", type=float, default=defaults.top_p, help="the mass of the likeliest tokens to draw from; default 1, all")
-    add("--seed", type=int, default=defaults.seed, help="of sampling")
+    add(
+        "--top-p",
+        type=float,
+        default=defaults.top_p,
+        help="draw from the likeliest tokens that have this probability together; default 1",
+    )
+    add("--seed", type=int, default=defaults.seed, help=f"of the random draws; default {defaults.seed}")
 
 
-def window(text: str) -> int | None:
+def parse_window(text: str, option: str = "--margin-window") -> int | None:
     """A number of chunks; None for `all`. Raises InputError for anything else."""
     if text != "all" and not text.isdecimal():
-        raise InputError(f"--margin-window is {text!r}; give a number of chunks, or all.")
+        raise InputError(f"{option} is {text!r}; give a number of chunks, or all.")
     return None if text == "all" else int(text)
 
 
 def reading_settings(args: argparse.Namespace, pattern: str = "wim", margin_tokens: int | None = None) -> Settings:
     """margin_tokens: where --margin-tokens is not given. Raises InputError for values that make no sense."""
-    given = Settings.margin_tokens if margin_tokens is None else margin_tokens
+    default = Settings.margin_tokens if margin_tokens is None else margin_tokens
     return Settings(
         pattern=pattern,
         chunk_tokens=default_chunk_tokens(args.model) if args.chunk_tokens is None else args.chunk_tokens,
-        margin_tokens=given if args.margin_tokens is None else args.margin_tokens,
+        margin_tokens=default if args.margin_tokens is None else args.margin_tokens,
         answer_tokens=args.answer_tokens,
-        margin_window=window(args.margin_window),
+        margin_window=parse_window(args.margin_window),
         pack=args.pack,
-        repeats=args.repeats,
+        keep_repeats=args.keep_repeats,
         threshold=args.threshold,
         temperature=args.temperature,
         top_p=args.top_p,
@@ -72,7 +83,7 @@ def reading_prompts(args: argparse.Namespace) -> Prompts:
 
 
 def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint | None]:
-    """The model and who judges margins: the same one, another, or nobody. Their small files only are read."""
+    """The model and who judges margins: the same one, another, or nobody. Only their small files are read."""
     checkpoint = Checkpoint.open(args.model, args.revision)
     if args.classifier in ("same", "none"):
         return checkpoint, checkpoint if args.classifier == "same" else None

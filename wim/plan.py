@@ -12,7 +12,8 @@ from pathlib import Path
 from model import InputError
 from weights import DEMOS, Checkpoint
 from wim.chunks import Chunk, split_document
-from wim.prompts import Prompts, fill, list_margins, one_line
+from wim.prompt_ids import PromptIds
+from wim.prompts import Prompts
 
 PATTERNS = ("wim", "llm", "rag")
 # The demo checkpoints learned to write their margins on chunks of this size.
@@ -31,7 +32,8 @@ class Settings:
     pack: judge a margin in the same forward pass that reads the next chunk: for a window of 1 and the model as its own
         classifier. The verdict comes that much later, and the document's cache is that of plain prefill to rounding
         instead of bit for bit
-    repeats: list a sentence that an earlier margin holds once more, though its chunk does not say it (wim/repeats.py)
+    keep_repeats: keep in the final prompt a sentence that an earlier margin already holds, even if this margin's chunk does
+        not contain it (wim/repeats.py)
     threshold: a margin (or a chunk, in `rag`) is relevant when the probability of YES against NO is at least this
     temperature, top_p, seed: see model.sampling.Sampler
     system: the system prompt, if any
@@ -43,7 +45,7 @@ class Settings:
     answer_tokens: int = 100
     margin_window: int | None = 1
     pack: bool = False
-    repeats: bool = False
+    keep_repeats: bool = False
     threshold: float = 0.5
     temperature: float = 0.0
     top_p: float = 1.0
@@ -58,12 +60,16 @@ class Settings:
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check(self.margin_window is None or self.margin_window >= 1, "margin_window", self.margin_window, "at least 1")
         _check(0 <= self.threshold <= 1, "threshold", self.threshold, "between 0 and 1")
-        for name in ("pack", "repeats"):
-            _check(self.pattern == "wim" or not getattr(self, name), "pattern", self.pattern, f"wim with --{name}")
+        for name, option in (("pack", "--pack"), ("keep_repeats", "--keep-repeats")):
+            _check(self.pattern == "wim" or not getattr(self, name), "pattern", self.pattern, f"wim with {option}")
         _check(not self.pack or self.margin_window == 1, "margin_window", self.margin_window or "all", "1 with --pack")
         _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
+
+    def window(self, n_chunks: int) -> int:
+        """Of how many chunks the margins are written together."""
+        return min(self.margin_window or n_chunks, n_chunks)
 
 
 def is_demo(model: str) -> bool:
@@ -81,80 +87,21 @@ def _check(good: bool, name: str, value: object, wanted: str) -> None:
         raise InputError(f"{name} is {value}; it should be {wanted}.")
 
 
-class Wording:
-    """The prompts of one checkpoint as token ids.
-
-    margin_tokens: what a margin may take in a prompt, see `_note`
-    yes, no: the first tokens of a reply that says yes or no, however it is spelt
-    Raises InputError when the chat template takes no system prompt.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, prompts: Prompts, margin_tokens: int, system: str | None = None):
-        self.prompts, self.tokenizer, self.margin_tokens = prompts, checkpoint.tokenizer, margin_tokens
-        self.header, self.closing = checkpoint.chat.prompt_pieces(system)
-        self.opening = self.header + self.tokenizer.encode(prompts.opening, after=self.header)
-        self.stop_ids = checkpoint.chat.stop_ids
-        yes, no = (
-            {self.tokenizer.encode(word, after=self.closing)[0] for word in words}
-            for words in (("YES", "Yes", "yes"), ("NO", "No", "no"))
-        )
-        self.yes, self.no = sorted(yes - no), sorted(no - yes)
-        self._name = checkpoint.name
-
-    def check_verdicts(self) -> None:
-        """Raises InputError when the tokenizer cannot tell YES from NO."""
-        if not self.yes or not self.no:
-            raise InputError(
-                f"The tokenizer of {self._name} begins YES and NO with the same token, so no verdict can be read off; "
-                "use --classifier none or another classifier, and not the pattern rag."
-            )
-
-    def margin(self, query: str, beginning: str) -> list[int]:
-        """beginning: of the chunk that the margin is about."""
-        return self._ask(self.prompts.margin, query=query, beginning=beginning)
-
-    def relevance(self, query: str) -> list[int]:
-        return self._ask(self.prompts.relevance, query=query)
-
-    def answer(self, query: str) -> list[int]:
-        return self._ask(self.prompts.answer, query=query)
-
-    def answer_with_margins(self, query: str, margins: list[str]) -> list[int]:
-        notes = list_margins(self.prompts, [self._note(one_line(margin)) for margin in margins])
-        return self._ask(self.prompts.answer_with_margins, query=query, margins=notes)
-
-    def verdict(self, query: str, margin: str) -> list[int]:
-        """A turn of its own: without the header, which every verdict shares."""
-        return self._ask(self.prompts.verdict, query=query, margin=self._note(margin))
-
-    def _note(self, margin: str) -> str:
-        """A margin that, tokenized again, keeps to the room planned for it: odd text can come back as more tokens."""
-        while (n_tokens := len(self._encode(margin))) > self.margin_tokens:
-            margin = margin[: len(margin) * self.margin_tokens // n_tokens]
-        return margin
-
-    def _ask(self, template: str, **values: str) -> list[int]:
-        return self._encode(fill(template, **values)) + self.closing
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text)
-
-
 @dataclass(frozen=True)
 class Plan:
     """A document cut into chunks, the settings, and the room that any of the questions can need.
 
     capacity: positions of the cache: header, document, and what may follow it
     longest: the last position that a token can get, plus one; what the model's context must hold
-    judge: the classifier's prompts, None where no verdicts are wanted
+    classifier_prompts: None where no verdicts are wanted
     verdict_capacity: positions of the second cache, in which margins are judged; 0 where it is not needed
     longest_verdict: the most positions of one verdict
     prompts_together: the most tokens of prompts that one forward pass reads, those of a window's margins or verdicts
     """
 
     settings: Settings
-    wording: Wording
-    judge: Wording | None
+    prompts: PromptIds
+    classifier_prompts: PromptIds | None
     chunks: list[Chunk]
     capacity: int
     longest: int
@@ -168,8 +115,8 @@ class Plan:
 
     @property
     def window(self) -> int:
-        """Of how many chunks the margins are written together."""
-        return min(self.settings.margin_window or len(self.chunks), len(self.chunks))
+        """See Settings.window."""
+        return self.settings.window(len(self.chunks))
 
 
 def make_plan(
@@ -194,16 +141,16 @@ def make_plan(
         raise InputError("--pack has the model judge its own margins; leave out --classifier, or --pack.")
     if not document.strip():
         raise InputError("The document is empty; give a text to read.")
-    wording = Wording(checkpoint, prompts, settings.margin_tokens, settings.system)
-    judge = Wording(classifier, prompts, settings.margin_tokens) if classifier is not None else None
+    own = PromptIds(checkpoint, prompts, settings.margin_tokens, settings.system)
+    judge = PromptIds(classifier, prompts, settings.margin_tokens) if classifier is not None else None
     if chunks is None:
         chunks = split_document(document, checkpoint.tokenizer, settings.chunk_tokens)
-    read = len(wording.opening) + chunks[-1].end
-    window = min(settings.margin_window or len(chunks), len(chunks))
+    read = len(own.header) + chunks[-1].end
+    window = settings.window(len(chunks))
 
     patterns = patterns or [settings.pattern]
     if "rag" in patterns:
-        wording.check_verdicts()
+        own.check_verdicts()
     if "wim" in patterns and judge is not None:
         judge.check_verdicts()
     longest_prompt, relevance, final, verdict = 0, 0, 0, 0
@@ -211,14 +158,14 @@ def make_plan(
     n_margins, n_lists = prompts.verdict.count("{margin}"), prompts.answer_with_margins.count("{margins}")
     for query in queries:
         if "wim" in patterns:
-            longest_prompt = max(longest_prompt, *(len(wording.margin(query, chunk.beginning)) for chunk in chunks))
-            final = max(final, len(wording.answer_with_margins(query, [])) + len(chunks) * note * n_lists)
+            longest_prompt = max(longest_prompt, *(len(own.margin(query, chunk.beginning)) for chunk in chunks))
+            final = max(final, len(own.answer_with_margins(query, [])) + len(chunks) * note * n_lists)
             if judge is not None:
                 verdict = max(verdict, len(judge.verdict(query, "")) + note * n_margins)
         if "rag" in patterns:
-            relevance = max(relevance, len(wording.relevance(query)))
+            relevance = max(relevance, len(own.relevance(query)))
         if "rag" in patterns or "llm" in patterns:
-            final = max(final, len(wording.answer(query)))
+            final = max(final, len(own.answer(query)))
     branch = longest_prompt + settings.margin_tokens if longest_prompt else 0
     final += settings.answer_tokens
 
@@ -232,7 +179,7 @@ def make_plan(
             f"{checkpoint.name} has {limit}: {shorter}lower --margin-tokens or --answer-tokens, shorten the question, or "
             "take a model with a longer context."
         )
-    header = len(judge.header) if judge is not None else 0
+    header = len(judge.chat_header) if judge is not None else 0
     if verdict and header + verdict > classifier.config.context_length:
         raise InputError(
             f"A verdict needs {header + verdict} positions and the classifier {classifier.name} has "
@@ -240,8 +187,8 @@ def make_plan(
         )
     return Plan(
         settings=settings,
-        wording=wording,
-        judge=judge,
+        prompts=own,
+        classifier_prompts=judge,
         chunks=chunks,
         # In `rag`, a chunk alone may be judged on all the questions at once.
         capacity=read + max(window * branch, len(queries) * relevance, final),

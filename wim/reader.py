@@ -21,7 +21,7 @@ from wim.prompts import Prompts
 GIB = 2**30
 
 
-def open_reader(
+def open_document(
     checkpoint: Checkpoint,
     document: str,
     queries: list[str],
@@ -52,7 +52,7 @@ class Reader:
     The weights are loaded for the first document, a cache is allocated where a document needs a larger one. Opening a
     document closes the one before: its `WiM` has lost its cache.
 
-    checkpoint, classifier, device, dtype, progress, compiled: see open_reader
+    checkpoint, classifier, device, dtype, progress, compiled: see open_document
     Raises InputError for `compiled` on another device than CUDA.
     """
 
@@ -84,7 +84,9 @@ class Reader:
             # Its own model is planned for already: two sessions, one copy of the weights.
             own = self.classifier.folder == self.checkpoint.folder
             longest = plan.longest if own else plan.longest_verdict
-            judge = Classifier(self._session("judge", self.classifier, plan.verdict_capacity, longest), plan.judge)
+            judge = Classifier(
+                self._session("judge", self.classifier, plan.verdict_capacity, longest), plan.classifier_prompts
+            )
         return WiM(plan, session, judge)
 
     def _has_room(self, plan: Plan) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 
 from tqdm import tqdm
 
@@ -30,12 +29,6 @@ class Terminal:
         )
         self.open_line: int | None = None  # the chunk whose margin is being written on the last line
         self.answering = False
-
-    def follow(self, events: Iterable[Event]) -> Done:
-        """Show every event; returns the last."""
-        for event in events:
-            self.show(event)
-        return event
 
     def show(self, event: Event) -> None:
         match event:

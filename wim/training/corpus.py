@@ -55,7 +55,7 @@ def make_source(
     """A source of trees for the tokenizer and chat format of a checkpoint folder."""
     tokenizer = Tokenizer.from_folder(folder)
     chat = ChatFormat.from_folder(folder, tokenizer)
-    header, closing = chat.prompt_pieces(None)
+    header, _, closing = chat.prompt_pieces(None)
     (end_of_turn,) = chat.stop_ids  # a demo folder names one
     prose = Background.generated()
     sample = "".join((books or prose).passage(random.Random(0), 200_000))

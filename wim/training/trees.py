@@ -66,33 +66,33 @@ class Tree:
 class TreeGrower:
     """Turns documents into trees.
 
-    header, closing: token ids before the user's text and after it (ChatFormat.prompt_pieces)
+    chat_header, closing: token ids before the user's text and after it (ChatFormat.prompt_pieces)
     end_of_turn: the token that ends a reply
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        header: Sequence[int],
+        chat_header: Sequence[int],
         closing: Sequence[int],
         end_of_turn: int,
         prompts: Prompts | None = None,
         chunk_tokens: int = 256,
     ):
         self.tokenizer = tokenizer
-        self.header, self.closing, self.end_of_turn = list(header), list(closing), end_of_turn
+        self.chat_header, self.closing, self.end_of_turn = list(chat_header), list(closing), end_of_turn
         self.prompts = prompts or Prompts()
         self.chunk_tokens = chunk_tokens
         self.encode = lru_cache(maxsize=20_000)(tokenizer.encode)  # questions and replies repeat
-        self.opening = self.header + tokenizer.encode(self.prompts.opening, after=self.header)
+        self.header = self.chat_header + tokenizer.encode(self.prompts.opening, after=self.chat_header)
 
     def grow(self, document: Document, rng: random.Random) -> Tree:
         """The document's tree; which of its margins are asked for is drawn from `rng`."""
         if not document.questions:
             ids, _ = self.tokenizer.encode_with_offsets(document.text)
-            return Tree(Segment(TEXT, self.opening + ids, len(self.opening)), [])
+            return Tree(Segment(TEXT, self.header + ids, len(self.header)), [])
         chunks = split_document(document.text, self.tokenizer, self.chunk_tokens)
-        ids = self.opening + [token for chunk in chunks for token in chunk.ids]
+        ids = self.header + [token for chunk in chunks for token in chunk.ids]
         pairs = [
             (question, chunk, document.margin(question, chunk.text_start, chunk.text_end))
             for question in document.questions
@@ -106,16 +106,16 @@ class TreeGrower:
             groups += [self._answers(question, pairs, len(ids)) for question in document.questions]
         groups += self._verdicts(pairs, rng)
         rng.shuffle(groups)
-        return Tree(Segment(TEXT, ids, len(self.opening)), groups)
+        return Tree(Segment(TEXT, ids, len(self.header)), groups)
 
     def _margin(self, question: Question, chunk: Chunk, margin: str) -> Segment:
         kind = NO_MARGIN if margin == NO_EVIDENCE else MARGIN
         prompt = fill(self.prompts.margin, query=question.query, beginning=chunk.beginning)
-        return self._branch(kind, prompt, margin, len(self.opening) + chunk.end)
+        return self._branch(kind, prompt, margin, len(self.header) + chunk.end)
 
     def _relevance(self, question: Question, chunk: Chunk, margin: str) -> Segment:
         prompt = fill(self.prompts.relevance, query=question.query)
-        return self._branch(RELEVANCE, prompt, _yes(margin != NO_EVIDENCE), len(self.opening) + chunk.end)
+        return self._branch(RELEVANCE, prompt, _yes(margin != NO_EVIDENCE), len(self.header) + chunk.end)
 
     def _answers(self, question: Question, pairs: list[tuple[Question, Chunk, str]], cut: int) -> list[Segment]:
         """The question asked both ways, without notes and with them, so that neither way is trained more."""
@@ -140,7 +140,7 @@ class TreeGrower:
         verdicts = []
         for note, helps in ((margin, True), (rng.choice(unhelpful), False)):
             text = fill(self.prompts.verdict, margin=note, query=question.query)
-            prompt = self.header + self.encode(text) + self.closing
+            prompt = self.chat_header + self.encode(text) + self.closing
             verdicts.append(Segment(VERDICT, prompt + self._reply(_yes(helps)), len(prompt)))
         return [verdicts]
 

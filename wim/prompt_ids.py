@@ -1,0 +1,69 @@
+"""The project's prompts (wim/prompts.py) as token ids of one checkpoint, in its chat format."""
+
+from __future__ import annotations
+
+from model import InputError
+from weights import Checkpoint
+from wim.prompts import Prompts, fill, list_margins, one_line
+
+
+class PromptIds:
+    """The prompts of one checkpoint as token ids.
+
+    header: what stands before the document: the chat format's header and the words that open the prompt
+    chat_header: the first of the two alone, before a verdict
+    margin_tokens: what a margin may take in a prompt, see `_note`
+    yes, no: the first tokens of a reply that says yes or no, however it is spelt
+    Raises InputError when the chat template takes no system prompt.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, prompts: Prompts, margin_tokens: int, system: str | None = None):
+        self.prompts, self.tokenizer, self.margin_tokens = prompts, checkpoint.tokenizer, margin_tokens
+        self.chat_header, self._lead, self.closing = checkpoint.chat.prompt_pieces(system)
+        self.header = self.chat_header + self._first(prompts.opening)
+        self.stop_ids = checkpoint.chat.stop_ids
+        yes, no = (
+            {self.tokenizer.encode(word, after=self.closing)[0] for word in words}
+            for words in (("YES", "Yes", "yes"), ("NO", "No", "no"))
+        )
+        self.yes, self.no = sorted(yes - no), sorted(no - yes)
+        self._name = checkpoint.name
+
+    def check_verdicts(self) -> None:
+        """Raises InputError when the tokenizer cannot tell YES from NO."""
+        if not self.yes or not self.no:
+            raise InputError(
+                f"The tokenizer of {self._name} begins YES and NO with the same token, so no verdict can be read off; "
+                "use --classifier none or another classifier, and not the pattern rag."
+            )
+
+    def margin(self, query: str, beginning: str) -> list[int]:
+        """beginning: of the chunk that the margin is about."""
+        return self._ask(self.prompts.margin, query=query, beginning=beginning)
+
+    def relevance(self, query: str) -> list[int]:
+        return self._ask(self.prompts.relevance, query=query)
+
+    def answer(self, query: str) -> list[int]:
+        return self._ask(self.prompts.answer, query=query)
+
+    def answer_with_margins(self, query: str, margins: list[str]) -> list[int]:
+        notes = list_margins(self.prompts, [self._note(one_line(margin)) for margin in margins])
+        return self._ask(self.prompts.answer_with_margins, query=query, margins=notes)
+
+    def verdict(self, query: str, margin: str) -> list[int]:
+        """A turn of its own: what follows the chat header, which all verdicts share."""
+        return self._first(fill(self.prompts.verdict, query=query, margin=self._note(margin))) + self.closing
+
+    def _note(self, margin: str) -> str:
+        """A margin that, tokenized again, keeps to the room planned for it: odd text can come back as more tokens."""
+        while (n_tokens := len(self.tokenizer.encode(margin))) > self.margin_tokens:
+            margin = margin[: len(margin) * self.margin_tokens // n_tokens]
+        return margin
+
+    def _ask(self, template: str, **values: str) -> list[int]:
+        return self.tokenizer.encode(fill(template, **values)) + self.closing
+
+    def _first(self, text: str) -> list[int]:
+        """A text right after the chat header."""
+        return self.tokenizer.encode(self._lead + text, after=self.chat_header)
