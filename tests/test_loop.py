@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import replace
 from itertools import chain
 
@@ -11,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from weights_helpers import write_checkpoint
+from weights_helpers import write_checkpoint, write_json
 from wim_helpers import QUERY, READERS, SETTINGS, ask, document, open_wim, tokens_read, write_reader
 
 from model import InputError
@@ -413,6 +415,27 @@ def test_the_pattern_rag_can_be_stopped_too(folders):
     events = ask(wim, on=stop_at_the_second_chunk)
     assert [event.chunk for event in of(ChunkJudged, events)] == [0, 1]
     assert [event.chunk for event in of(ChunkRead, events)] == [0, 1] and done(events).chunks_read == 2
+    # The next question is answered from as much.
+    assert [event.chunk for event in of(ChunkJudged, ask(wim, OTHER))] == [0, 1]
+
+
+def test_a_stop_counts_for_the_question_that_is_being_judged(folders):
+    wim = open_wim(folders["llama"], DOCUMENT, [QUERY, OTHER], pattern="rag")
+    ask(wim)
+    events = ask(wim, OTHER, on=lambda event: wim.stop() if isinstance(event, ChunkJudged) else None)
+    assert [event.chunk for event in of(ChunkJudged, events)] == [0]
+
+
+@pytest.mark.parametrize("pattern", ["wim", "llm", "rag"])
+@pytest.mark.parametrize("name", ["llama", "phi3"])
+def test_a_chat_format_may_have_nothing_before_the_text(folders, tmp_path, name, pattern):
+    shutil.copytree(folders[name], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    template = "{{ messages[0].content }}" + {"llama": "<|eot_id|>", "phi3": "<|end|>"}[name]
+    write_json(tmp_path / "tokenizer_config.json", config | {"chat_template": template, "add_bos_token": False})
+    wim = open_wim(tmp_path, DOCUMENT, pattern=pattern, prompts=Prompts(opening=""))
+    assert wim.prompts.header == []
+    assert done(ask(wim)).chunks_read > 0 and done(ask(wim)).chunks_read > 0
 
 
 def test_without_a_classifier_all_margins_count(folders):

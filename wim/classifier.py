@@ -14,7 +14,8 @@ class Classifier:
 
     def __init__(self, session: Session, prompts: PromptIds):
         self.session, self.prompts = session, prompts
-        session.prefill(prompts.chat_header)
+        if prompts.chat_header:
+            session.prefill(prompts.chat_header)
 
     def judge(self, query: str, margins: list[str]) -> tuple[list[float], int]:
         """The probability of YES against NO for each margin, and how many tokens were read for it."""

@@ -44,6 +44,7 @@ class WiM:
         self.chunk_ends: list[int] = []  # the cache's length after each chunk that has been read
         self.relevance: dict[str, list[float]] = {}  # pattern `rag`: for a question, the probability of each chunk
         self.stopped = False
+        self._n_judged = 1  # after a stop, `rag` judges later questions on as many chunks
         self._holds_selection = False  # the cache holds chunks that `rag` took out of the document, not its beginning
         # Pack needs one model for both, and one margin at a time.
         self._packs = self.settings.pack and classifier is not None and classifier.session.model is session.model
@@ -78,7 +79,7 @@ class WiM:
         found: list[list[float]] = []  # for each chunk, the probabilities for all questions
         yield from self._back_to_header()
         for chunk in self.plan.chunks:
-            if self.stopped and chunk.index > 0:
+            if self.stopped and chunk.index >= self._n_judged:
                 break
             self._holds_selection = True
             with self._timed("verdicts"):
@@ -90,6 +91,8 @@ class WiM:
                 relevant = probability >= self.settings.threshold
                 yield ChunkJudged(chunk.index, len(self.plan.chunks), len(chunk.ids), relevant, probability)
             yield from self._back_to_header()
+        if self.stopped:
+            self._n_judged = len(found)
         self.relevance |= {query: list(row) for query, row in zip(queries, zip(*found, strict=True), strict=True)}
 
     # The three patterns ------------------------------------------------------------------------------------------------
@@ -138,8 +141,8 @@ class WiM:
         return [chunks[i : i + size] for i in range(0, len(chunks), size)]
 
     def _open(self) -> None:
-        """Read the header, once."""
-        if self.session.length == 0:
+        """Read the header, once; some chat formats have none."""
+        if self.session.length == 0 and self.prompts.header:
             with self._timed("prefill"):
                 self.session.prefill(self.prompts.header)
 
