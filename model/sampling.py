@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEAST_TEMPERATURE = 1e-6  # below, the likeliest token has all the probability
+
 
 class Sampler:
     """Chooses one token per row. temperature 0 is greedy; the same seed draws the same tokens on the same device."""
@@ -15,7 +17,7 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """logits: (rows, vocab_size). Returns token ids, (rows,) int64, on the same device."""
-        if self.temperature == 0:
+        if self.temperature < LEAST_TEMPERATURE:
             return logits.argmax(dim=-1)
         if self.generator is None:
             self.generator = torch.Generator(logits.device).manual_seed(self.seed)
@@ -30,4 +32,6 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """Keep the smallest set of most probable tokens whose mass reaches top_p, at least one; not renormalised."""
     ordered, token_ids = probabilities.sort(dim=-1, descending=True)
     before = ordered.cumsum(dim=-1) - ordered  # the mass of all more probable tokens
-    return torch.zeros_like(probabilities).scatter(-1, token_ids, ordered.masked_fill(before >= top_p, 0.0))
+    return torch.zeros_like(probabilities).scatter(
+        -1, token_ids, ordered.masked_fill((before >= top_p) & (before > 0), 0.0)
+    )

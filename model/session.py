@@ -20,6 +20,7 @@ from model.attention_cuda import flash_serves
 from model.branch import Branches
 from model.cache import KVCache
 from model.causal_lm import CausalLM, Context
+from model.errors import InputError
 from model.pack import Packed
 from model.sampling import Sampler
 
@@ -79,8 +80,9 @@ class Session:
         """Read the prompt, then yield token ids until a stop id (which is not yielded) or `max_tokens`.
 
         Prompt and tokens stay in the cache, as if read (but for the last of `max_tokens`); roll back to be rid of them.
+        Raises InputError, as `branch` and `compare` do, where the model computes NaN or infinity.
         """
-        logits = self.prefill(prompt)
+        logits = _checked(self.prefill(prompt))
         n_tokens = 0
         step = self._graph_tail(max_tokens) if self.use_graphs else self._plain_decoder(self.cache)
         try:
@@ -140,7 +142,7 @@ class Session:
         last, length = token_ids[n_first:], other.length
         logits = self.model(self._tensor([[*last, *prompt]]), Packed(self.cache, len(last), other.cache))[:, -1]
         other.rollback(length)
-        return _probability(logits, first, second).item()
+        return _probability(_checked(logits), first, second).item()
 
     def _read_branches(
         self, ends: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int
@@ -149,7 +151,7 @@ class Session:
         pads = [longest - len(prompt) for prompt in prompts]
         branches = Branches(self.cache, list(ends), pads, longest + max_tokens)
         padded = [[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
-        return self.model(self._tensor(padded), branches)[:, -1], branches
+        return _checked(self.model(self._tensor(padded), branches)[:, -1]), branches
 
     def _decode(self, logits: Tensor, step: Step, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         """Sample and step. Yields the token ids of all rows."""
@@ -233,6 +235,16 @@ class _ToHost:
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.host.tolist()
+
+
+def _checked(logits: Tensor) -> Tensor:
+    """Raises InputError for logits that are no numbers, from which any token could follow."""
+    if not logits.isfinite().all():
+        raise InputError(
+            "The model computes NaN or infinity instead of logits: its weights are damaged, or too large for "
+            f"{str(logits.dtype).removeprefix('torch.')}; download them again, or take another --dtype."
+        )
+    return logits
 
 
 def _probability(logits: Tensor, first: Sequence[int], second: Sequence[int]) -> Tensor:

@@ -47,15 +47,16 @@ def test_frequencies_are_the_softmax_at_the_temperature(temperature):
     torch.testing.assert_close(counts / 20_000, (logits[0] / temperature).softmax(-1), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("temperature", [1e-6, 1e-42])
+@pytest.mark.parametrize("temperature", [1e-6, 1e-42, 1e-300])
 def test_hardly_any_temperature_is_greedy(temperature):
     logits = logits_of(5)
     assert torch.equal(Sampler(temperature=temperature)(logits), logits.argmax(-1))
 
 
-def test_a_tiny_top_p_is_greedy():
+@pytest.mark.parametrize("top_p", [1e-9, 1e-300])
+def test_a_tiny_top_p_is_greedy(top_p):
     logits = logits_of(5)
-    assert torch.equal(Sampler(temperature=5.0, top_p=1e-9)(logits), logits.argmax(-1))
+    assert torch.equal(Sampler(temperature=5.0, top_p=top_p)(logits), logits.argmax(-1))
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 40), top_p=st.floats(0.01, 0.999))
