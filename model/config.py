@@ -128,7 +128,7 @@ class ModelConfig:
 
 
 def _positive(key: str, value: Any, kinds: tuple[type, ...]) -> Any:
-    if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
+    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < 1e18:  # nor NaN, nor infinity
         whole = "" if float in kinds else " whole"
         raise InputError(
             f"config.json says {key} = {value!r}, which should be a positive{whole} number; "
@@ -142,7 +142,7 @@ def _model_type(config: dict[str, Any]) -> str:
     if not isinstance(names, list):
         raise InputError(f"config.json says architectures = {names!r}, which should be a list; correct it.")
     for name in names:
-        if name in ARCHITECTURES:
+        if isinstance(name, str) and name in ARCHITECTURES:
             if model_type not in (None, ARCHITECTURES[name]):
                 raise InputError(
                     f"config.json says architectures = {names} and model_type = {model_type!r}, which do not agree; "
@@ -201,7 +201,7 @@ def _rope(config: dict[str, Any], model_type: str, head_dim: int, max_positions:
     given.pop("type", None)
     if model_type == "phi3" and rope_type in ("su", "yarn"):
         rope_type = "longrope"  # the names that early Phi-3 checkpoints gave to LongRoPE
-    if rope_type not in ROPE_NUMBERS:
+    if not isinstance(rope_type, str) or rope_type not in ROPE_NUMBERS:
         raise InputError(f"The rotary embedding type {rope_type!r} is not supported; supported: {', '.join(ROPE_NUMBERS)}.")
 
     def number(key: str, default: Any, kinds: tuple[type, ...] = NUMBERS) -> Any:

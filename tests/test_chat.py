@@ -87,6 +87,14 @@ def test_stop_ids_come_from_every_file_and_from_the_template(tmp_path):
     assert ChatFormat.from_folder(folder, tokenizer).stop_ids == {*ids.values(), 3, 4}
 
 
+@pytest.mark.parametrize("eos", [[[7]], {}, [{}], "</s>", None])
+def test_what_is_no_id_stops_nothing(tmp_path, eos):
+    folder = write_tokenizer(tmp_path, "qwen2")
+    expected = ChatFormat.from_folder(folder, Tokenizer.from_folder(folder)).stop_ids
+    write_json(folder / "generation_config.json", {"eos_token_id": eos})
+    assert ChatFormat.from_folder(folder, Tokenizer.from_folder(folder)).stop_ids == expected
+
+
 @pytest.mark.parametrize("kind", ["phi3", "qwen2"])
 def test_the_end_of_a_turn_stops(formats, kind):
     tokenizer, chat, _ = formats[kind]
@@ -171,6 +179,7 @@ def test_closing_that_begins_with_text_gets_no_space(tmp_path):
         (None, None, "has no chat template"),
         ([{"name": "rag", "template": "{{ x }}"}], None, "has no chat template"),
         ("{% for %}", None, r"not a valid template \(line 1"),
+        ("{{ " + "(" * 3000 + "}}", None, "not a valid template"),
         ("hello", None, "writes the user's text 0 times"),
         (QWEN2_TEMPLATE + "{{ messages[-1].content }}", None, "writes the user's text 2 times"),
         ("{{ messages[-1].content[:3] }}", None, "writes the user's text 0 times"),

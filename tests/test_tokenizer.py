@@ -283,9 +283,17 @@ def _word_piece(folder):
     (folder / "tokenizer.json").write_text(whole.to_str())
 
 
-def _damaged_config(folder):
+def _damaged_config(decoder):
+    def write(folder):
+        write_sentencepiece(folder)
+        write_json(folder / "tokenizer_config.json", {"added_tokens_decoder": decoder})
+
+    return write
+
+
+def _damaged_added_tokens(folder):
     write_sentencepiece(folder)
-    write_json(folder / "tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "<a>"}}})
+    (folder / "added_tokens.json").write_text("{")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +310,10 @@ def _damaged_config(folder):
             lambda folder: write_sentencepiece(folder, sentencepiece_model(normalization_rule_name="nmt_nfkc")),
             "rewrites text",
         ),
-        (_damaged_config, "added tokens"),
+        (_damaged_config({"x": {"content": "<a>"}}), "added tokens"),
+        (_damaged_config({"1": {"content": 5}}), "added tokens"),
+        (_damaged_added_tokens, "^[^(]*added_tokens.json is not JSON"),
+        (_json('{"size": ' + "9" * 5000 + "}"), "is not JSON"),
     ],
 )
 def test_bad_folders_get_a_sentence(tmp_path, write, sentence):

@@ -54,10 +54,9 @@ class ChatFormat:
         self._source = source
         try:
             self._template = _environment().from_string(template)
-        except jinja2.TemplateSyntaxError as error:
-            raise InputError(
-                f"{source} is not a valid template (line {error.lineno}: {error.message}); download it again."
-            ) from None
+        except (jinja2.TemplateSyntaxError, RecursionError) as error:
+            line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            raise InputError(f"{source} is not a valid template ({line}{error}); download it again.") from None
         closing = self.prompt_pieces(None).closing
         end_of_turn = next((token_id for token_id in closing if token_id in tokenizer.control_ids), None)
         self.stop_ids = eos_ids if end_of_turn is None else eos_ids | {end_of_turn}
@@ -143,8 +142,8 @@ def _eos_ids(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
     ids = {tokenizer.token_id(tokenizer.named["eos_token"])} if "eos_token" in tokenizer.named else set()
     for name in ("generation_config.json", "config.json"):
         eos = read_json(folder / name, optional=True).get("eos_token_id")
-        ids |= set(eos) if isinstance(eos, list) else {eos}
-    return frozenset(token_id for token_id in ids if isinstance(token_id, int))
+        ids |= {token_id for token_id in (eos if isinstance(eos, list) else [eos]) if isinstance(token_id, int)}
+    return frozenset(ids - {None})
 
 
 class _Generation(Extension):

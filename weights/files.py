@@ -40,9 +40,10 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     """The JSON object in a file; {} for an absent file that is optional. Raises InputError for anything else."""
     if optional and not path.exists():
         return {}
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of thousands of digits
         raise InputError(f"{path} is not JSON ({error}); the file is damaged, download it again.") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} should hold a JSON object but holds a {type(value).__name__}; download it again.")

@@ -23,7 +23,7 @@ from model.errors import InputError
 from weights.files import SMALL_FILES, weight_files
 
 DEMOS = {
-    name: folder for name in ("demo-llama", "demo-phi3", "demo-qwen2") if (folder := Path(__file__).parent / name).is_dir()
+    name: folder for name in ("demo-llama", "demo-phi3", "demo-qwen2") if (folder := Path(__file__).resolve().parent / name).is_dir()
 }
 
 
@@ -52,7 +52,7 @@ def _local_folder(name: str) -> Path | None:
     try:
         path = Path(name).expanduser()
         if name and path.is_dir():
-            return path
+            return path.resolve()  # so that two names of one folder are one checkpoint
         is_file = path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long for a path, a null byte, no such user's home
         raise InputError(f"{name!r} is neither a folder nor a hub id; give one of the two.") from None

@@ -72,6 +72,8 @@ class Tokenizer:
             raise InputError(f"{folder} has neither tokenizer.json nor tokenizer.model; add its tokenizer to it.")
         try:
             added = _added_tokens(folder, backend, config)
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"The added tokens in {folder} cannot be understood ({type(error).__name__}: {error}); "
@@ -181,4 +183,6 @@ def _added_tokens(folder: Path, backend: TextBackend, config: dict[str, Any]) ->
     for token in backend.added_tokens:
         if isinstance(backend, JsonBackend) or token.content not in tokens:
             tokens[token.content] = token
+    if any(not isinstance(content, str) for content in tokens):
+        raise TypeError("a token whose content is no text")
     return {content: token for content, token in tokens.items() if content}
