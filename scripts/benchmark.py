@@ -350,6 +350,10 @@ def run(args: argparse.Namespace) -> None:
     if not args.model and not args.shapes:
         args.shapes, args.model = ("llama-3.1-8b", None) if cuda else (None, "demo-llama")
     n_tokens = args.tokens if args.tokens is not None else (65536 if cuda else 4096)
+    if args.json and not (Path(args.json).absolute().parent.is_dir() and not Path(args.json).is_dir()):
+        raise InputError(f"--json {args.json} is no file in a folder that is there; give another path.")
+    if args.plot and not find_spec("matplotlib"):
+        raise InputError("--plot needs matplotlib; install the extra: pip install -e '.[plot]'.")
     if n_tokens < 1:
         raise InputError(f"--tokens is {n_tokens}; give at least 1.")
     settings = Settings(
@@ -433,10 +437,8 @@ def say_ratios(runs: dict[str, dict[str, float]]) -> None:
 
 def plot(results: dict, path: str) -> None:
     """Seconds by phase, a bar for each run."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise InputError("--plot needs matplotlib; install the extra: pip install -e '.[plot]'.") from None
+    import matplotlib.pyplot as plt
+
     runs, phases = results["runs"], ("prefill", "margins", "verdicts", "answer")
     figure, axes = plt.subplots(figsize=(8, 0.6 * len(runs) + 1.4), layout="constrained")
     left = [0.0] * len(runs)

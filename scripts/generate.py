@@ -30,7 +30,7 @@ from wim.options import (
 )
 from wim.plan import PATTERNS, Settings
 from wim.reader import open_document
-from wim.terminal import Terminal
+from wim.terminal import Terminal, printable
 
 DEMO_DOCUMENT = Path(__file__).with_name("demo.txt")
 DEMO_QUERY = "Where is the lamp?"
@@ -63,6 +63,8 @@ def read_input(args: argparse.Namespace) -> tuple[str, list[str], str | None]:
     if args.context is None:
         return DEMO_DOCUMENT.read_text(encoding="utf-8"), args.query or [DEMO_QUERY], None
     if args.context == "-":
+        if sys.stdin is None:
+            raise InputError("--context is - and the standard input is closed; give a file.")
         return decode(sys.stdin.buffer.read(), "stdin"), args.query, None
     return read_text(args.context), args.query, None
 
@@ -131,10 +133,11 @@ def run(args: argparse.Namespace) -> None:
         }
         # The result of one question is the object itself; those of several are a list in it.
         result = {**(runs[0] if len(runs) == 1 else {"results": runs}), **about}
+        ascii_only = sys.stdout.encoding.lower() not in ("utf-8", "utf8")
         # Half a character (from an argument, or an escape in an example) is nothing that can be printed.
-        print(json.dumps(result, ensure_ascii=False, indent=1).encode("utf-8", "replace").decode("utf-8"))
+        print(json.dumps(result, ensure_ascii=ascii_only, indent=1).encode("utf-8", "replace").decode("utf-8"))
     elif target is not None:
-        print(f"target: {target}", file=sys.stderr)
+        print(f"target: {printable(target)}", file=sys.stderr)
 
 
 def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
@@ -145,14 +148,13 @@ def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
         if wim.stopped or answering:
             raise KeyboardInterrupt
         wim.stop()
-        n_read, n_chunks = len(wim.chunk_ends), len(wim.plan.chunks)
-        print(f"\nStopped reading at chunk {max(n_read, 1)} of {n_chunks}. Ctrl-C again quits.", file=sys.stderr)
+        print("\nReading stops after this chunk. Ctrl-C again quits.", file=sys.stderr)
 
     previous = signal.signal(signal.SIGINT, interrupt)
     try:
         terminal = Terminal(wim.plan.document_tokens) if show else None
         if show:
-            print(f"question: {query}", file=sys.stderr)
+            print(f"question: {printable(query)}", file=sys.stderr)
         for event in wim.ask(query):
             answering = isinstance(event, AnswerToken)
             if isinstance(event, ChunkJudged):

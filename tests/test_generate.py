@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from weights_helpers import write_json
 from wim_helpers import QUERY, document, write_reader
 
@@ -49,6 +50,11 @@ def files(tmp_path_factory):
     write_json(folder / "unknown-name.json", {"margins": "{query}"})
     write_json(folder / "no-placeholder.json", {"answer": "Tell me."})
 
+    def not_numbers(path):
+        tensors = load_file(path / "model.safetensors")
+        tensors["model.norm.weight"][0] = float("nan")
+        save_file(tensors, path / "model.safetensors")
+
     def damaged(name, change):
         write_reader(folder / name, "llama")
         change(folder / name)
@@ -58,6 +64,7 @@ def files(tmp_path_factory):
     damaged("no-weights", lambda path: (path / "model.safetensors").unlink())
     damaged("pickle", lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"))
     damaged("no-tokenizer", lambda path: (path / "tokenizer.json").unlink())
+    damaged("not-numbers", not_numbers)
     damaged("no-template", lambda path: write_json(path / "tokenizer_config.json", {}))
     return folder
 
@@ -207,7 +214,7 @@ def test_ctrl_c_answers_from_what_was_read(files, capsys, monkeypatch):
     interrupt_at(monkeypatch, ChunkRead)
     code, out, err = run(capsys, arguments(files))
     assert code == 0 and out.strip()
-    assert "Stopped reading" in err and len(re.findall(r"^\[chunk", err, re.MULTILINE)) == 1
+    assert "Reading stops" in err and len(re.findall(r"^\[chunk", err, re.MULTILINE)) == 1
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -282,6 +289,12 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(files, capsys, options, cha
     assert line.startswith("error: ") and line.endswith(".")
 
 
+@pytest.mark.parametrize("changes", [["--pattern", "llm"], ["--margin-window", "all"], ["--pattern", "rag"], ["--pack"]])
+def test_weights_that_are_no_numbers_give_no_answer(files, capsys, changes):
+    code, out, err = run(capsys, arguments(files, *changes, model="not-numbers"))
+    assert (code, out) == (2, "") and "NaN or infinity" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "changes",
     [["--pattern", "fast"], ["--chunk-tokens", "many"], ["--margin-window", "some"], ["--top-p", "x"], ["--bogus"]],
@@ -306,12 +319,13 @@ def test_bad_input_is_found_before_weights_are_read(files, capsys, monkeypatch):
 # The command itself -------------------------------------------------------------------------------------------------------
 
 
-def command(arguments):
+def command(arguments, encoding="utf-8", **options):
     environment = os.environ | {"PYTHONPATH": str(generate.DEMO_DOCUMENT.parent.parent), "HF_HUB_OFFLINE": "1"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": encoding}
     script = generate.DEMO_DOCUMENT.with_name("generate.py")
-    done = subprocess.run([sys.executable, str(script), *arguments], env=environment, capture_output=True)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    done = subprocess.run([sys.executable, str(script), *arguments], env=environment, check=False, **pipes | options)
+    return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
 
 
 def test_the_command_answers(files, capsys):
@@ -325,6 +339,33 @@ def test_the_command_refuses(files):
     code, out, err = command(arguments(files, "--temperature", "-1"))
     assert (code, out) == (2, "")
     assert err.splitlines() == ["error: temperature is -1.0; it should be 0 (greedy) or more."]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_output_that_takes_nothing_more(files, form):
+    """`| head` is no error; a full disk is one, and so is an output that is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert command(arguments(files, "--pattern", "llm", *form), stdout=writer)[0] == 141
+    os.close(writer)
+    with open("/dev/full", "wb") as full:
+        code, _, err = command(arguments(files, "--pattern", "llm", *form), stdout=full)
+    assert code == 2 and "No space left" in err.splitlines()[-1] and "Traceback" not in err
+    code, _, err = command(arguments(files, *form), stdout=None, preexec_fn=lambda: os.close(1))
+    assert (code, err) == (2, "error: The standard output is closed; send it to a file or to /dev/null.\n")
+
+
+def test_json_is_json_in_every_encoding(files):
+    question = "Where is Zoë?"
+    code, out, err = command(arguments(files, "--json", query=question), encoding="ascii")
+    assert code == 0, err
+    assert json.loads(out)["query"] == question
+
+
+def test_no_text_moves_the_cursor(files, capsys, tmp_path):
+    write_json(tmp_path / "x.json", {"context": document(4), "query": "\x1b[31mred?", "target": "\x1b]0;owned\x07"})
+    code, _, err = run(capsys, ["--model", str(files / "model"), *SMALL, "--example", "x.json"])
+    assert code == 0 and "red?" in err and "owned" in err and not {"\x1b", "\x07"} & set(err)
 
 
 # The terminal -------------------------------------------------------------------------------------------------------------

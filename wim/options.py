@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from model import InputError
 from weights import DEMOS, Checkpoint
 from wim.plan import CHUNK_TOKENS, DEMO_CHUNK_TOKENS, Settings, default_chunk_tokens
 from wim.prompts import Prompts
+from wim.terminal import printable
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,7 @@ def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> 
 
 def parse_window(text: str, option: str = "--margin-window") -> int | None:
     """A number of chunks; None for `all`. Raises InputError for anything else."""
-    if text != "all" and not text.isdecimal():
+    if text != "all" and not (text.isdecimal() and len(text) < 10):
         raise InputError(f"{option} is {text!r}; give a number of chunks, or all.")
     return None if text == "all" else int(text)
 
@@ -91,13 +93,35 @@ def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint |
 
 
 def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> int:
-    """Do the work of a script: 0, or 2 with a sentence on stderr for what cannot be used, or 130 after Ctrl-C."""
+    """Do the work of a script: 0, or 2 with a sentence on stderr for what cannot be used, or 130 after Ctrl-C.
+
+    141, as a shell has it, where who read the output has gone (`| head`).
+    """
+    if sys.stderr is None:  # closed by the shell
+        sys.stderr = open(os.devnull, "w")
     try:
+        if sys.stdout is None:
+            raise InputError("The standard output is closed; send it to a file or to /dev/null.")
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can write every character
         work()
+        sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        _discard_stdout()
+        return 141
+    except OSError as error:
+        reason = printable(str(error))
+        print(f"error: A file could not be read or written ({reason}); check its path and the free space.", file=sys.stderr)
+        _discard_stdout()
         return 2
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         return 130
     return 0
+
+
+def _discard_stdout() -> None:
+    """Or Python fails once more at its end, over what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

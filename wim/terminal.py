@@ -51,7 +51,7 @@ class Terminal:
                 self.bar.close()
                 print(flush=True)
                 if not self.answering:
-                    print("(no answer: the model ended its turn at once)", file=sys.stderr)
+                    print("(no answer: the model wrote nothing that is text)", file=sys.stderr)
                 print(summary(event), file=sys.stderr)
 
     def _grow(self, chunk: int, text: str) -> None:
