@@ -9,6 +9,7 @@ once a minute the state of the run, from which --resume goes on after an interru
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -31,6 +32,8 @@ from wim.training.folder import (
     FAMILIES,
     SIZES,
     copy_tokenizer,
+    make_config,
+    make_folder,
     read_weights,
     write_config,
     write_tokenizer,
@@ -49,7 +52,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--family", default="llama", help=f"{', '.join(FAMILIES)} (default: llama)")
-    add("--out", type=Path, required=True, metavar="FOLDER", help="the checkpoint folder to write")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="the checkpoint folder to write, which holds none yet")
     add("--text", type=Path, metavar="FOLDER", help="books as .txt files; without it there is only built-in prose")
     add("--hold-out", action="append", default=[], metavar="NAME", help="leave out books with this in the file's name")
     add("--start-from", metavar="FOLDER_OR_NAME", help="train on from a demo checkpoint's weights and tokenizer")
@@ -79,6 +82,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check(args: argparse.Namespace, lengths: Lengths) -> None:
     """Raises InputError for arguments that cannot work."""
+    for name, value in vars(args).items():
+        if isinstance(value, int | float) and not 0 <= value < 2**63:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; give a number from 0 up, and below 2^63.")
     if args.family not in FAMILIES:
         raise InputError(f"There is no family {args.family!r}; choose among {', '.join(FAMILIES)}.")
     if args.optimizer not in OPTIMIZERS:
@@ -90,8 +96,13 @@ def check(args: argparse.Namespace, lengths: Lengths) -> None:
     longest = max(most for _, most, _ in lengths.bins)
     if longest > args.row - 128:
         raise InputError(f"--lengths go up to {longest} tokens, which --row {args.row} cannot hold with 128 to spare.")
-    if args.state.exists() and not args.resume:
+    saved = os.path.exists(args.state)  # Path.exists raises where the folder may not be looked into
+    if saved and not os.path.isfile(args.state):
+        raise InputError(f"--state {args.state} is no file; give a file that there is, or a new one.")
+    if saved and not args.resume:
         raise InputError(f"{args.state} holds the state of a run; go on with --resume, or remove it to start anew.")
+    if not saved and (weights := sorted(args.out.glob("*.safetensors"))):
+        raise InputError(f"--out {args.out} holds a checkpoint already ({weights[0].name}); give another folder.")
 
 
 def sizes_of(changes: list[str]) -> dict[str, Any]:
@@ -100,30 +111,28 @@ def sizes_of(changes: list[str]) -> dict[str, Any]:
     for change in changes:
         name, _, number = change.partition("=")
         try:
-            sizes[name] = type(sizes[name])(float(number))
+            value = float(number)
+            if not math.isfinite(value):
+                raise ValueError
+            sizes[name] = type(sizes[name])(value)
         except (KeyError, ValueError):
             raise InputError(f"--size {change!r} is not NAME=NUMBER with a name of {', '.join(SIZES)}.") from None
     return sizes
 
 
 def train(args: argparse.Namespace) -> None:
-    """The whole run, from arguments to a folder."""
+    """The whole run, from arguments to a folder.
+
+    Raises InputError for what cannot be used; a checkpoint that is there already is then as it was.
+    """
     lengths, sizes = Lengths.parse(args.lengths), sizes_of(args.size)
     check(args, lengths)
     device = pick_device(args.device)
     books = training_text(args.text, args.hold_out)
-    resume = args.resume and args.state.exists()
+    resume = os.path.exists(args.state)  # `check` has seen that it may be
     start_from = resolve(args.start_from) if args.start_from and not resume else None
-    if start_from is not None and start_from.resolve() == args.out.resolve():
-        raise InputError(f"--start-from and --out are both {args.out}; give another folder for what is written.")
-    if start_from is not None:
-        copy_tokenizer(start_from, args.out)
-    elif not resume:
-        write_tokenizer(args.family, args.out, tokenizer_texts(books, args.seed), sizes["vocab_size"])
-    config = write_config(args.family, args.out, sizes)
-    source = make_source(args.out, books, lengths, question_lengths_max=args.question_lengths_max)
 
-    model = build_model(ModelConfig.from_dict(config))
+    model = build_model(ModelConfig.from_dict(make_config(args.family, sizes)))
     if start_from is not None:
         read_weights(model, start_from)
     else:
@@ -133,6 +142,15 @@ def train(args: argparse.Namespace) -> None:
     run = Run(model, optimizers, {"family": args.family, "sizes": sizes, "optimizer": args.optimizer})
     if resume:
         run.load(args.state)
+
+    for folder in (args.state.parent, args.out):
+        make_folder(folder)  # the first that is written: what could be refused has been
+    if start_from is None and not resume:
+        write_tokenizer(args.family, args.out, tokenizer_texts(books, args.seed), sizes["vocab_size"])
+    source = make_source(start_from or args.out, books, lengths, question_lengths_max=args.question_lengths_max)
+    if start_from is not None:
+        copy_tokenizer(start_from, args.out)
+    write_config(args.family, args.out, sizes)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{args.family}: {n_parameters:,} parameters; a step is {args.batch} rows of {args.row} tokens.")
     if resume:

@@ -23,7 +23,9 @@ from model.errors import InputError
 from weights.files import SMALL_FILES, weight_files
 
 DEMOS = {
-    name: folder for name in ("demo-llama", "demo-phi3", "demo-qwen2") if (folder := Path(__file__).resolve().parent / name).is_dir()
+    name: folder
+    for name in ("demo-llama", "demo-phi3", "demo-qwen2")
+    if (folder := Path(__file__).resolve().parent / name).is_dir()
 }
 
 

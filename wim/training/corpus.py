@@ -52,11 +52,17 @@ def tokenizer_texts(books: Background | None, seed: int, n_documents: int = 2500
 def make_source(
     folder: Path, books: Background | None, lengths: Lengths, *, question_lengths_max: int = 1 << 30
 ) -> TreeSource:
-    """A source of trees for the tokenizer and chat format of a checkpoint folder."""
+    """A source of trees for the tokenizer and chat format of a checkpoint folder.
+
+    Raises InputError for a folder without them, and for one whose replies can end in several ways.
+    """
     tokenizer = Tokenizer.from_folder(folder)
     chat = ChatFormat.from_folder(folder, tokenizer)
     header, _, closing = chat.prompt_pieces(None)
-    (end_of_turn,) = chat.stop_ids  # a demo folder names one
+    if len(chat.stop_ids) != 1:
+        ids = ", ".join(map(str, sorted(chat.stop_ids))) or "none"
+        raise InputError(f"{folder} should name one token that ends a reply, but names {ids}; give a demo checkpoint.")
+    (end_of_turn,) = chat.stop_ids
     prose = Background.generated()
     sample = "".join((books or prose).passage(random.Random(0), 200_000))
     maker = DocumentMaker(

@@ -39,7 +39,7 @@ class Lengths:
         """Read "128-256:0.2,256-1024:0.8". Raises InputError for anything else."""
         bins = []
         for part in text.split(","):
-            match = re.fullmatch(r"\s*(\d+)-(\d+):(\d*\.?\d+)\s*", part)
+            match = re.fullmatch(r"\s*(\d{1,9})-(\d{1,9}):(\d{0,9}\.?\d{1,20})\s*", part)
             if not match or not 1 <= int(match[1]) <= int(match[2]) or float(match[3]) <= 0:
                 raise InputError(
                     f"The lengths {text!r} have a part {part!r} that is not LEAST-MOST:SHARE, such as 256-1024:0.5."

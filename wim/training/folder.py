@@ -11,17 +11,21 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from model.causal_lm import CausalLM
 from model.errors import InputError
+from weights import Checkpoint
+from weights.files import read_json
+from weights.safetensors_loader import load_weights, read_headers
 
 FAMILIES = ("llama", "phi3", "qwen2")
 TOKENIZER_FILES = (
@@ -29,6 +33,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "added_tokens.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
     "generation_config.json",
 )
 BOS, END_OF_TURN, PAD = "<s>", "<|end|>", "<|endoftext|>"
@@ -62,9 +68,26 @@ SIZES = {
 }
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder where it is not there. Raises InputError where it cannot be made, or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be written to ({error.strerror}); give another one.") from None
+
+
+def _without_tokenizer(folder: Path) -> None:
+    """Make the folder, and remove a tokenizer of another kind that a run left there: it might be read instead."""
+    make_folder(folder)
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_tokenizer(family: str, folder: Path, texts: Iterable[str], vocab_size: int) -> None:
     """Train a tokenizer of the family's kind on `texts` and write its files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _without_tokenizer(folder)
     if family == "phi3":
         ids = _train_sentencepiece(folder, texts, vocab_size)
     else:
@@ -141,10 +164,9 @@ def _train_sentencepiece(folder: Path, texts: Iterable[str], vocab_size: int) ->
     return {BOS: 1, **{token: n_pieces + i for i, token in enumerate(CONTROL_TOKENS)}}
 
 
-def write_config(family: str, folder: Path, sizes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Write config.json for a model of `sizes` (those that are given; `SIZES` for the others), and return it."""
+def make_config(family: str, sizes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What config.json says of a model of `sizes` (those that are given; `SIZES` for the others), without token ids."""
     sizes = {**SIZES, **(sizes or {})}
-    generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     config = {
         "architectures": [ARCHITECTURES[family]],
         "model_type": family,
@@ -156,7 +178,6 @@ def write_config(family: str, folder: Path, sizes: dict[str, Any] | None = None)
         "tie_word_embeddings": True,
         "torch_dtype": "bfloat16",
         "use_cache": True,
-        **{key: generation[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
     }
     if family == "llama":
         config |= {"attention_bias": False, "mlp_bias": False}
@@ -165,6 +186,14 @@ def write_config(family: str, folder: Path, sizes: dict[str, Any] | None = None)
         config["original_max_position_embeddings"] = sizes["max_position_embeddings"]
     elif family == "qwen2":
         config |= {"use_sliding_window": False, "sliding_window": None}
+    return config
+
+
+def write_config(family: str, folder: Path, sizes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write `make_config` with the token ids of the folder's tokenizer, and return it."""
+    generation = read_json(folder / "generation_config.json")
+    config = make_config(family, sizes)
+    config |= {key: generation.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(folder / "config.json", config)
     return config
 
@@ -182,21 +211,26 @@ def write_weights(model: CausalLM, folder: Path) -> None:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    _without_tokenizer(folder)
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 
 
 def read_weights(model: CausalLM, folder: Path) -> None:
-    """The weights that `write_weights` wrote. Raises InputError for those of another family or size."""
-    file = folder / "model.safetensors"
-    tensors = load_file(file) if file.exists() else {}
+    """The weights of a checkpoint folder such as `write_weights` and its neighbours wrote.
+
+    Raises InputError for a folder that is not complete, and for weights of another family or size.
+    """
+    config = Checkpoint.open(str(folder)).config
+    read_json(folder / "generation_config.json")  # only `write_config` cannot do without
+    found = {name: tensor.shape for name, tensor in read_headers(folder).items()}
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     wanted.pop("lm_head.weight")  # it is the embedding
-    if {name: tensor.shape for name, tensor in tensors.items()} != wanted:
-        raise InputError(f"{file} is not of the family and the sizes asked for; give the --family and --size that it has.")
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+    if found != wanted or config.head_dim != model.config.head_dim:  # heads of another size have the same shapes
+        raise InputError(f"{folder} is not of the family and the sizes asked for; give the --family and --size it has.")
+    load_weights(model, folder, device="cpu", dtype=torch.float32)
+    model.requires_grad_(True)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
