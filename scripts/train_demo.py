@@ -96,9 +96,9 @@ def check(args: argparse.Namespace, lengths: Lengths) -> None:
     longest = max(most for _, most, _ in lengths.bins)
     if longest > args.row - 128:
         raise InputError(f"--lengths go up to {longest} tokens, which --row {args.row} cannot hold with 128 to spare.")
-    saved = os.path.exists(args.state)  # Path.exists raises where the folder may not be looked into
-    if saved and not os.path.isfile(args.state):
-        raise InputError(f"--state {args.state} is no file; give a file that there is, or a new one.")
+    saved = args.state.exists()
+    if saved and not args.state.is_file():
+        raise InputError(f"--state {args.state} is no file; give the name of one.")
     if saved and not args.resume:
         raise InputError(f"{args.state} holds the state of a run; go on with --resume, or remove it to start anew.")
     if not saved and (weights := sorted(args.out.glob("*.safetensors"))):
@@ -116,7 +116,8 @@ def sizes_of(changes: list[str]) -> dict[str, Any]:
                 raise ValueError
             sizes[name] = type(sizes[name])(value)
         except (KeyError, ValueError):
-            raise InputError(f"--size {change!r} is not NAME=NUMBER with a name of {', '.join(SIZES)}.") from None
+            names = ", ".join(SIZES)
+            raise InputError(f"--size {change!r} is not NAME=NUMBER, a finite number and a name of {names}.") from None
     return sizes
 
 
@@ -129,7 +130,7 @@ def train(args: argparse.Namespace) -> None:
     check(args, lengths)
     device = pick_device(args.device)
     books = training_text(args.text, args.hold_out)
-    resume = os.path.exists(args.state)  # `check` has seen that it may be
+    resume = args.state.exists()  # without --resume, `check` has refused that
     start_from = resolve(args.start_from) if args.start_from and not resume else None
 
     model = build_model(ModelConfig.from_dict(make_config(args.family, sizes)))
@@ -144,7 +145,7 @@ def train(args: argparse.Namespace) -> None:
         run.load(args.state)
 
     for folder in (args.state.parent, args.out):
-        make_folder(folder)  # the first that is written: what could be refused has been
+        make_folder(folder)  # the first that is written; a start or a state has been read whole
     if start_from is None and not resume:
         write_tokenizer(args.family, args.out, tokenizer_texts(books, args.seed), sizes["vocab_size"])
     source = make_source(start_from or args.out, books, lengths, question_lengths_max=args.question_lengths_max)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import random
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from model import InputError, KVCache, ModelConfig, build_model
-from weights import ChatFormat, Tokenizer
+from weights import DEMOS, ChatFormat, Tokenizer
 from wim.chunks import split_document
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.training import corpus
 from wim.training.context import BLOCK, TreeContext, block_mask, dense_mask, tiles
 from wim.training.documents import Lengths
-from wim.training.folder import FAMILIES, SIZES, write_config, write_tokenizer, write_weights
+from wim.training.folder import FAMILIES, SIZES, copy_tokenizer, write_config, write_tokenizer, write_weights
 from wim.training.objective import kind_weights, objective
 from wim.training.optimizer import initialise, lr_factor, make_optimizers
 from wim.training.rows import BEGIN, CUT, KINDS_OF_TARGETS, START, TARGETS, TOKENS, Batches, batch_loader, pack
@@ -321,8 +322,13 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(script, tmp_path, monkeyp
     assert all(torch.equal(halves["model"][name], tensor) for name, tensor in whole["model"].items())
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halves")]
     assert files[0] == files[1]
+    config = (tmp_path / "halves" / "config.json").read_bytes()
     with pytest.raises(InputError, match="family"):
         train("halves", "--resume", "--family", "qwen2")
+    assert (tmp_path / "halves" / "config.json").read_bytes() == config
+    shutil.copy(tmp_path / "halves.pt", tmp_path / "nothing.pt")
+    with pytest.raises(InputError, match="tokenizer"):
+        train("nothing", "--resume")
 
 
 def test_a_run_starts_from_a_checkpoint(script, folder, tmp_path, capsys):
@@ -336,7 +342,7 @@ def test_a_run_starts_from_a_checkpoint(script, folder, tmp_path, capsys):
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     text = "Mary went to the kitchen. 17"
     assert Tokenizer.from_folder(tmp_path / "new").encode(text) == Tokenizer.from_folder(folder).encode(text)
-    with pytest.raises(InputError, match="--start-from and --out are both"):
+    with pytest.raises(InputError, match="holds a checkpoint already"):
         script.train(script.arguments(["--family", family, "--out", str(folder), *common]))
     with pytest.raises(InputError, match="is not of the family and the sizes"):
         script.train(
@@ -404,12 +410,92 @@ def test_learning_rate_and_optimizers():
         (["--optimizer", "sgd"], "adamw"),
         (["--size", "depth=3"], "depth"),
         (["--device", "toaster"], "toaster"),
+        (["--size", "vocab_size=inf"], "vocab_size=inf"),
+        (["--size", "rope_theta=1e400"], "rope_theta=1e400"),
+        (["--minutes", "nan"], "--minutes is nan"),
+        (["--lr", "nan"], "--lr is nan"),
+        (["--workers", "-1"], "--workers is -1"),
+        (["--lengths", f"{'9' * 5000}-9:1"], "LEAST-MOST:SHARE"),
+        (["--lengths", f"64-99:{'9' * 400}"], "LEAST-MOST:SHARE"),
+        (["--out", "file"], "cannot be written to"),
+        (["--out", "file/below"], "cannot be written to"),
+        (["--state", "file/below/s.pt"], "cannot be written to"),
+        (["--state", "."], "is no file"),
+        (["--state", ".", "--resume"], "is no file"),
+        (["--state", "file", "--resume"], "is not the state of a run"),
+        (["--state", "tensor.pt", "--resume"], "is not the state of a run"),
     ],
 )
 def test_bad_input_is_one_sentence(options, words, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train_demo.py", "--out", "out", "--steps", "1", *options])
+    (tmp_path / "file").write_text("not a state")
+    torch.save(torch.zeros(3, 3), tmp_path / "tensor.pt")
+    error = refusal(options, tmp_path, monkeypatch, capsys)
+    assert words in error and len(error.strip().splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "tensor.pt"}
+
+
+def refusal(options, cwd, monkeypatch, capsys) -> str:
+    """What the script says before it ends with 2."""
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr(sys, "argv", ["train_demo.py", "--out", "out", "--steps", "1", "--device", "cpu", *options])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and words in error and len(error.strip().splitlines()) == 1
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def several_ends(start: Path) -> None:
+    (start / "generation_config.json").write_text('{"eos_token_id": [5, 1]}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda start: [path.unlink() for path in start.iterdir()], "no config.json"),
+        (lambda start: (start / "generation_config.json").unlink(), "generation_config.json cannot be read"),
+        (lambda start: (start / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda start: (start / "model.safetensors").write_text("junk"), "damaged"),
+        (several_ends, "names 1, 5"),
+    ],
+)
+def test_a_start_that_is_no_whole_checkpoint(damage, words, tmp_path, monkeypatch, capsys):
+    shutil.copytree(DEMOS["demo-llama"], tmp_path / "start")
+    damage(tmp_path / "start")
+    error = refusal(["--start-from", "start"], tmp_path, monkeypatch, capsys)
+    assert words in error and len(error.strip().splitlines()) == 1
+    assert not any(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--start-from", "demo-llama"], "holds a checkpoint already"),
+        (["--family", "phi3", "--resume"], "holds a checkpoint already"),
+        (["--state", "state.pt", "--resume"], "is not the state of a run"),
+        (["--start-from", "demo-phi3", "--out", "new"], "is not of the family and the sizes"),
+        (["--start-from", "out", "--size", "hidden_size=128", "--out", "new"], "is not of the family and the sizes"),
+        (
+            ["--start-from", "out", "--size", "num_attention_heads=4", "--size", "num_key_value_heads=2", "--out", "new"],
+            "is not of the family and the sizes",
+        ),
+    ],
+)
+def test_a_finished_checkpoint_stays_as_it_was(options, words, tmp_path, monkeypatch, capsys):
+    shutil.copytree(DEMOS["demo-llama"], tmp_path / "out")
+    (tmp_path / "state.pt").write_text("junk")
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
+    assert words in refusal(options, tmp_path, monkeypatch, capsys)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*/*")} == before and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("family", "size"), [("llama", 100), ("phi3", 300), ("phi3", 100_000)])
+def test_a_vocabulary_that_cannot_be_learnt(family, size, tmp_path):
+    with pytest.raises(InputError, match="vocabulary of 100 is too small|pieces can be learnt"):
+        write_tokenizer(family, tmp_path, corpus.tokenizer_texts(None, 0, 20, 100), size)
+
+
+def test_a_tokenizer_of_another_kind_is_not_left(tmp_path):
+    """A tokenizer.json would be read instead of the tokenizer.model that is written."""
+    (tmp_path / "tokenizer.json").write_text("{}")
+    copy_tokenizer(DEMOS["demo-phi3"], tmp_path)
+    assert Tokenizer.from_folder(tmp_path).encode("Mary") and not (tmp_path / "tokenizer.json").exists()

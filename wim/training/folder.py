@@ -136,6 +136,9 @@ def _train_byte_level(folder: Path, texts: Iterable[str], vocab_size: int, qwen2
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() > vocab_size:
+        least = tokenizer.get_vocab_size()
+        raise InputError(f"A vocabulary of {vocab_size} is too small; give {least}, for bytes and control tokens, or more.")
     if qwen2:
         tokenizer.pre_tokenizer, tokenizer.normalizer = split_at(QWEN2_PIECES), normalizers.NFC()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -145,21 +148,25 @@ def _train_byte_level(folder: Path, texts: Iterable[str], vocab_size: int, qwen2
 def _train_sentencepiece(folder: Path, texts: Iterable[str], vocab_size: int) -> dict[str, int]:
     n_pieces = vocab_size - len(CONTROL_TOKENS)  # these are added behind the model's own, as Phi-3 does
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for text in texts for line in text.split("\n") if line),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=n_pieces,
-        byte_fallback=True,
-        split_digits=True,
-        character_coverage=0.9999,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-        allow_whitespace_only_pieces=True,
-        max_sentence_length=1 << 20,
-        minloglevel=1,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(line for text in texts for line in text.split("\n") if line),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=n_pieces,
+            byte_fallback=True,
+            split_digits=True,
+            character_coverage=0.9999,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=1 << 20,
+            minloglevel=1,
+        )
+    except RuntimeError as error:  # too few pieces for the characters, or more than the text gives
+        reason = str(error).rpartition("] ")[2].rstrip(".")
+        raise InputError(f"No {n_pieces} pieces can be learnt ({reason}); change vocab_size, or give more text.") from None
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     return {BOS: 1, **{token: n_pieces + i for i, token in enumerate(CONTROL_TOKENS)}}
 
@@ -223,7 +230,7 @@ def read_weights(model: CausalLM, folder: Path) -> None:
     Raises InputError for a folder that is not complete, and for weights of another family or size.
     """
     config = Checkpoint.open(str(folder)).config
-    read_json(folder / "generation_config.json")  # only `write_config` cannot do without
+    read_json(folder / "generation_config.json")  # `write_config` will ask for it
     found = {name: tensor.shape for name, tensor in read_headers(folder).items()}
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     wanted.pop("lm_head.weight")  # it is the embedding

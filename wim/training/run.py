@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +77,15 @@ class Run:
     def load(self, path: Path) -> None:
         """Go on from a saved state. Raises InputError when it cannot be read, or is of another model or optimizer."""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            saved = state["recipe"]
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            state = dict(torch.load(path, map_location="cpu", weights_only=True))
+            saved, model, optimizers = dict(state["recipe"]), state["model"], state["optimizers"]
+            step, elapsed = int(state["step"]), float(state["elapsed"])
+        except Exception as error:  # other files raise nearly anything
             raise InputError(f"{path} is not the state of a run ({type(error).__name__}); remove it.") from None
         for name, value in self.recipe.items():
             if saved.get(name) != value:
                 raise InputError(f"{path} is of a run with {name} {saved.get(name)}, not {value}; give what it had.")
-        self.model.load_state_dict(state["model"])
-        for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
+        self.model.load_state_dict(model)
+        for optimizer, optimizer_state in zip(self.optimizers, optimizers, strict=True):
             optimizer.load_state_dict(optimizer_state)
-        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.step, self.elapsed = step, elapsed
