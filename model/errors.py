@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read."""
+"""The exceptions that a person is meant to read."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message is one sentence: what was wrong, with the value, and what to do. Scripts print it and exit with 2.
     """
+
+
+class DoesNotFit(InputError):
+    """A model's context cannot hold a document with what is asked about it; a shorter one may do."""

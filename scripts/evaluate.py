@@ -17,8 +17,9 @@ from pathlib import Path
 
 from model import InputError
 from weights.device import check_compile, pick_device, pick_dtype
-from weights.files import weight_files
+from weights.files import SMALL_FILES, weight_files
 from weights.hub import resolve
+from weights.safetensors_loader import read_headers
 from wim.evaluation.documents import Cell, Source
 from wim.evaluation.plot import check_plot, plot
 from wim.evaluation.progress import Progress
@@ -37,11 +38,13 @@ from wim.options import (
 from wim.plan import PATTERNS, is_demo
 from wim.tasks import FORMATS, TASKS
 from wim.tasks.background import text_files
+from wim.tasks.readers import default_corpus
 
 # The margins of a demo checkpoint are a few short sentences, and its context is too short to plan for more.
 DEMO_MARGIN_TOKENS = 64
 # The most unasked: each takes seconds to start and 400 MiB, and cores that are seen may be other containers' as well.
 DEFAULT_WORKERS = 8
+MAX_DIGITS = 9  # of a length; thousands of them are more than int() reads
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -83,8 +86,11 @@ def numbers(text: str, option: str) -> list[int]:
     """Numbers separated by commas. Raises InputError for one that is none, or not positive."""
     found = [part.strip() for part in text.split(",")]
     for part in found:
-        if not part.isdecimal() or int(part) < 1:
-            raise InputError(f"{option} names {part!r}; give whole numbers above zero, such as 1024,2048.")
+        if not part.isdecimal() or len(part) > MAX_DIGITS or int(part) < 1:
+            raise InputError(
+                f"{option} names {part[:40]!r}; give whole numbers above zero of at most {MAX_DIGITS} digits, "
+                "such as 1024,2048."
+            )
     return list(dict.fromkeys(map(int, found)))
 
 
@@ -157,16 +163,23 @@ def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
     folders = {args.model: resolve(args.model, args.revision)}
     if args.classifier not in ("same", "none"):
         folders[args.classifier] = resolve(args.classifier)
-    weights = {name: fingerprint(folder / file for file in weight_files(folder)) for name, folder in folders.items()}
-    files = [Path(name) for name in (args.data, args.corpus) if name] + (
-        text_files(args.text) if args.text is not None else []
-    )
+    weights, small_files = {}, {}
+    for name, folder in folders.items():
+        weights[name] = fingerprint(path for file in weight_files(folder) if (path := folder / file).exists())
+        small_files[name] = fingerprint(path for file in SMALL_FILES if (path := folder / file).exists())
+        read_headers(folder)  # which says what is absent, or damaged
+    corpus = args.corpus
+    if corpus is None and setup.cells[0].tasks == ("multihop_rag",):
+        corpus = default_corpus(args.data)
+    files = [Path(name) for name in (args.data, corpus) if name is not None]
+    files += text_files(args.text) if args.text is not None else []
     reading = {name: value for name, value in asdict(setup.settings).items() if name != "pattern"}
     return {
         "model": args.model,
         "revision": args.revision,
         "classifier": args.classifier,
         "weights": weights,
+        "small_files": small_files,
         **asdict(setup.source),
         "contents": fingerprint(files),
         **reading,
@@ -193,11 +206,13 @@ def evaluate(args: argparse.Namespace) -> None:
             progress.print(line)
 
     try:
-        n_left_out = run(setup, results, progress, finish_cell, n_workers)
+        left_out = run(setup, results, progress, finish_cell, n_workers)
     finally:
         progress.close()
-    if n_left_out:
-        print(f"{n_left_out} documents were left out: {args.model}'s context cannot hold them.", file=sys.stderr)
+    if left_out and not asked_records():
+        raise InputError(f"No document fits. The first: {left_out[0]}")
+    if left_out:
+        print(f"{len(left_out)} documents were left out, since they do not fit. The first: {left_out[0]}", file=sys.stderr)
     if margins := margin_table(asked_records(), setup.cells):
         print("", "Right in percent, margins word for word:", "", *margins, sep="\n")
     if args.plot:

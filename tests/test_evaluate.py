@@ -6,20 +6,21 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from functools import partial
 from math import sqrt
 from pathlib import Path
 
 import pytest
 import torch
-from weights_helpers import write_checkpoint
+from weights_helpers import LLAMA_TEMPLATE, write_checkpoint
 
 from model import InputError
 from weights import Checkpoint
 from wim.evaluation import results as results_module
 from wim.evaluation.ahead import ahead
 from wim.evaluation.documents import Cell, Source, Work
-from wim.evaluation.results import Results
+from wim.evaluation.results import Results, fingerprint
 from wim.evaluation.table import ScoreTable, difference, estimate, margin_counts, margin_table
 from wim.evaluation.workers import side_by_side
 from wim.events import Done
@@ -159,10 +160,9 @@ def test_processes_side_by_side_answer_the_same_and_go_on_too(whole, folder, tmp
     assert capsys.readouterr().out.splitlines() == lines
 
 
-def test_an_error_in_a_process_ends_the_run(folder, tmp_path, capsys):
-    assert evaluate.main(arguments(folder, tmp_path, "--workers", "2", "--lengths", "2040")) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and "needs" in error
+def test_an_error_in_a_process_ends_the_run():
+    with pytest.raises(InputError, match="no folder './nowhere'"):
+        list(side_by_side([partial(Checkpoint.open, "./nowhere"), partial(time.sleep, 60)]))
     assert not multiprocessing.active_children()
 
 
@@ -206,12 +206,52 @@ def test_a_changed_checkpoint_is_refused(folder, tmp_path, capsys):
     assert "weights" in capsys.readouterr().err
 
 
+def change_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "file, changes, said",
+    [
+        ("tokenizer_config.json", {"chat_template": LLAMA_TEMPLATE.replace("Knowledge up to", "Until")}, "small_files"),
+        ("config.json", {"rope_theta": 500.0}, "small_files"),
+        ("generation_config.json", {"eos_token_id": 3}, "small_files"),
+        ("corpus.json", {"body": "One. One is not. Less."}, "contents"),
+    ],
+)
+def test_changed_small_files_and_articles_are_refused(tmp_path, capsys, file, changes, said):
+    model = write_checkpoint(tmp_path / "model", "llama", max_position_embeddings=2048)
+    (model / "generation_config.json").write_text('{"eos_token_id": 2}')
+    (tmp_path / "corpus.json").write_text(json.dumps({"title": "T", "url": "u", "body": "One. One is not. More."}))
+    query = {"query": "Which?", "answer": "Yes", "evidence_list": [{"url": "u", "fact": "One is not."}]}
+    (tmp_path / "data.json").write_text(json.dumps([query]))
+    options = ["--data", str(tmp_path / "data.json"), "--patterns", "llm", "--answer-tokens", "2", "--device", "cpu"]
+    command = ["--model", str(model), "--out", str(tmp_path / "out"), *options]
+    assert evaluate.main(command) == evaluate.main(command) == 0
+    change_json((tmp_path if file == "corpus.json" else model) / file, **changes)
+    assert evaluate.main(command) == 2
+    assert f"results of other settings ({said}: " in capsys.readouterr().err
+
+
+def test_whole_files_count_but_of_weights_their_ends(tmp_path):
+    for name in ("a.json", "a.safetensors"):
+        (tmp_path / name).write_bytes(bytes(3 << 20))
+    before = [fingerprint([tmp_path / name]) for name in ("a.json", "a.safetensors")]
+    for name in ("a.json", "a.safetensors"):
+        with (tmp_path / name).open("r+b") as file:
+            file.seek(3 << 19)
+            file.write(b"x")
+    after = [fingerprint([tmp_path / name]) for name in ("a.json", "a.safetensors")]
+    assert before[0] != after[0] and before[1] == after[1]
+
+
 @pytest.mark.parametrize(
     "wrong, said",
     [
         (["--tasks", "two_fact"], "--tasks names 'two_fact'"),
         (["--patterns", "llm,wom"], "--patterns names 'wom'"),
         (["--lengths", "1K"], "--lengths names '1K'"),
+        (["--lengths", "9" * 5000], "of at most 9 digits"),
         (["--lengths", "4096"], "2048 positions"),
         (["--lengths", "2040"], "needs"),
         (["--lengths", "50"], "allow more tokens"),
@@ -223,6 +263,7 @@ def test_a_changed_checkpoint_is_refused(folder, tmp_path, capsys):
         (["--data", "x.json"], "leave out --tasks"),
         (["--patterns", "llm,rag", "--keep-repeats"], "leave them out"),
         (["--text", "nowhere"], "is not a folder"),
+        (["--text", "x" * 5000], "is not a folder"),
         (["--model", "./nowhere"], "no folder"),
     ],
 )
@@ -232,11 +273,54 @@ def test_bad_options_give_one_sentence(wrong, said, folder, tmp_path, capsys):
     assert said in error and error.startswith("error: ")
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    Results(tmp_path, {"a": 1}, {})
-    (tmp_path / "answers.jsonl").write_text("{}\n")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": []},
+        {"document": "0"},
+        {"document": None},
+        {"scores": None},
+        {"scores": {}},
+        {"scores": {"score": "1"}},
+        {"margins": 1},
+        {"margins": [{"gold": "A."}]},
+        {"chunks": [1]},
+    ],
+    ids=str,
+)
+def test_a_damaged_line_is_named(tmp_path, changes):
+    results = Results(tmp_path, {"a": 1}, {})
+    results.add(record("listing", 0, "wim", 1.0))
+    assert len(Results(tmp_path, {"a": 1}, {}).records) == 1
+    with results.file.open("a") as file:
+        file.write(json.dumps(record("listing", 1, "wim", 1.0) | changes) + "\n")
+    with pytest.raises(InputError, match="line 2: this is no answer"):
+        Results(tmp_path, {"a": 1}, {})
+
+
+@pytest.mark.parametrize("line", ["{}", "7", "[" * 100_000, '{"task": "listing", "length": 10'], ids=lambda line: line[:9])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    results = Results(tmp_path, {"a": 1}, {})
+    results.file.write_text(line + "\n")
     with pytest.raises(InputError, match="line 1"):
         Results(tmp_path, {"a": 1}, {})
+
+
+@pytest.mark.parametrize("settings", ["", "[]", '{"settings": []}', '{"settings": 1}', "[" * 100_000])
+def test_damaged_settings_are_told(tmp_path, settings):
+    Results(tmp_path, {"a": 1}, {}).file.write_text("")
+    (tmp_path / "settings.json").write_text(settings)
+    with pytest.raises(InputError, match="settings.json is damaged"):
+        Results(tmp_path, {"a": 1}, {})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_is_told(tmp_path):
+    results = Results(tmp_path, {"a": 1}, {})
+    results.file.symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"answers.jsonl cannot be written \(No space left"):
+        results.add(record("listing", 0, "wim", 1.0))
+    assert not results.records
 
 
 def test_answers_without_settings_are_refused(tmp_path):
@@ -271,6 +355,107 @@ def test_questions_of_a_file_share_their_document(folder, tmp_path, capsys):
     records = read(tmp_path / "out")
     assert [(r["document"], r["question"]) for r in records if r["pattern"] == "wim"] == [(0, 0), (0, 1), (2, 0)]
     assert sum(record["tokens"].get("document", 0) > 0 for record in records) == 2
+
+
+def squad_file(path: Path, questions: list[str], text: str = "Mary went to the garden. " * 20) -> list[str]:
+    """The options that read a file of one article for each question."""
+    contexts = [f"{number} {text}" for number in range(len(questions))]
+    answers = [{"text": "Mary", "answer_start": 2}]
+    paragraphs = [
+        {"context": context, "qas": [{"question": question, "answers": answers}]}
+        for context, question in zip(contexts, questions, strict=True)
+    ]
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    budgets = "--patterns llm --chunk-tokens 128 --margin-tokens 4 --answer-tokens 4 --device cpu"
+    return ["--data", str(path), *budgets.split()]
+
+
+@pytest.mark.parametrize("length", [[], ["--lengths", "600"]])
+def test_a_question_that_does_not_fit_is_left_out_at_any_length(folder, tmp_path, capsys, length):
+    options = squad_file(tmp_path / "data.json", ["Who?", "Who went?", "Who" + " went" * 2000, "And who?"])
+    assert evaluate.main(["--model", folder, "--out", str(tmp_path / "out"), *options, *length]) == 0
+    assert "1 documents were left out, since they do not fit. The first: The document has" in capsys.readouterr().err
+    assert [record["document"] for record in read(tmp_path / "out")] == [0, 1, 3]
+
+
+def test_a_question_that_does_not_fit_the_classifier_is_left_out(folder, tmp_path, capsys):
+    options = squad_file(tmp_path / "data.json", ["Who?", "Who" + " went" * 600])
+    judge = write_checkpoint(tmp_path / "judge", "llama", max_position_embeddings=512)
+    options += ["--classifier", str(judge), "--patterns", "wim"]
+    assert evaluate.main(["--model", folder, "--out", str(tmp_path / "out"), *options]) == 0
+    assert "The first: A verdict needs" in capsys.readouterr().err
+    assert [record["document"] for record in read(tmp_path / "out")] == [0]
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (
+            ["--patterns", "wim", "--pack", "--margin-window", "1", "--classifier", "none"],
+            "--pack has the model judge its own",
+        ),
+        (["--system", "Be brief."], "refuses a conversation of system and user (none, please)"),
+        (["--answer-tokens", "3000"], "No document fits. The first: The document has"),
+        (["--answer-tokens", "3000", "--lengths", "600"], "No document fits. The first: The document has"),
+        (["--lengths", "600,5"], "no question with passages that fits in 5 tokens"),
+    ],
+)
+def test_a_refusal_of_a_file_says_its_reason(tmp_path, capsys, options, said):
+    model = write_checkpoint(tmp_path / "model", "llama", max_position_embeddings=2048)
+    refusal = "{%- if messages[0]['role'] == 'system' %}{{- raise_exception('none, please') }}{%- endif %}"
+    change_json(model / "tokenizer_config.json", chat_template=refusal + LLAMA_TEMPLATE)
+    given = squad_file(tmp_path / "data.json", ["Who?", "And who?"])
+    assert evaluate.main(["--model", str(model), "--out", str(tmp_path / "out"), *given, *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and said in error
+    assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_later_document_that_does_not_fit_is_refused_before_the_first(folder, tmp_path, capsys, workers):
+    one = ["--tasks", "single_fact", "--lengths", "600", "--patterns", "llm", "--documents", "6", "--workers", workers]
+    setup = evaluate.make_setup(evaluate.parse_arguments(arguments(folder, tmp_path, *one)))
+    work = Work(setup.source, setup.cells, 6, {}, folder, None, 128)
+    needed = [setup.plan(item).longest for _, item in work() if item is not None]
+    assert needed[0] < max(needed)
+    answer_tokens = str(4 + 2048 - needed[0])  # the first just fits
+    assert evaluate.main(arguments(folder, tmp_path, *one, "--answer-tokens", answer_tokens)) == 2
+    assert "has 2048: shorten" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "file, option, said",
+    [
+        ("model.safetensors", "--model", "has no model.safetensors and no"),
+        ("model.safetensors", "--classifier", "has no model.safetensors and no"),
+        ("model.safetensors.index.json", "--model", "names gone.safetensors, which is not in the folder"),
+        ("model.safetensors/", "--model", "model.safetensors cannot be read (Is a directory)"),
+        ("books/b.txt/", "--text", "b.txt cannot be read (Is a directory)"),
+        ("books/b.txt", "--text", "b.txt cannot be read (No such file"),
+        ("corpus.json/", "--corpus", "corpus.json cannot be read (Is a directory)"),
+        ("corpus.json", "--corpus", "corpus.json cannot be read (No such file"),
+    ],
+)
+def test_files_that_cannot_be_read_give_one_sentence(folder, tmp_path, capsys, file, option, said):
+    """`file`: what is absent (a link to nothing), an index of nothing, or, with a slash, a folder in its place."""
+    model, path = write_checkpoint(tmp_path / "model", "llama", max_position_embeddings=2048), tmp_path / file
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "a.txt").write_text("It rained. He came.")
+    if file.startswith("model"):
+        (model / "model.safetensors").unlink()
+        path = model / file
+    if file.endswith("/"):
+        path.mkdir()
+    elif file.endswith("index.json"):
+        path.write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    elif file.endswith(".txt"):
+        path.symlink_to(tmp_path / "gone")
+    value = {"--text": tmp_path / "books", "--corpus": path}.get(option, model)
+    more = squad_file(tmp_path / "data.json", ["Who?"]) if option == "--corpus" else ["--lengths", "560", "--device", "cpu"]
+    assert evaluate.main(["--model", folder, "--out", str(tmp_path / "out"), *more, option, str(value)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and said in error
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------

@@ -181,14 +181,24 @@ PLAIN = {"context": "c", "query": "q", "target": "t"}
             changed(PLAIN, context="-"),
             "record 1: the field 'context' or 'input' is missing .fields there: 'query', 'target'",
         ),
-        (changed(PLAIN, query=None), "'query' or 'question' is missing"),
-        (changed(PLAIN, target="-"), "record 1: the field 'target' is missing"),
+        (changed(PLAIN, query="-"), "'query' or 'question' is missing"),
+        (changed(PLAIN, query=None), "record 1: the field 'query' is null"),
+        (changed(PLAIN, target="-"), "record 1: the field 'target' or 'answer' is missing"),
+        (changed(PLAIN, target=None), "record 1: the field 'target' is null"),
+        (changed(PLAIN, target="-", answer=None), "record 1: the field 'answer' is null"),
         (changed(PLAIN, target=1.5), "field 'target': this is a number, not text"),
         (changed(PLAIN, target=["a", 2]), r"target\[1\]: this is a whole number, not text"),
-        (changed(PLAIN, target=" "), "the target is empty"),
-        (changed(PLAIN, context=""), "the context is empty"),
+        (changed(PLAIN, target="-", answer=["a", 2]), r"answer\[1\]: this is a whole number, not text"),
+        (changed(PLAIN, target=["a", " "]), r"target\[1\]: this is empty"),
+        (changed(PLAIN, target=" "), "field 'target': this is empty"),
+        (changed(PLAIN, target="-", answer=""), "field 'answer': this is empty"),
+        (changed(PLAIN, context=""), "field 'context': this is empty"),
         (changed(PLAIN, query="\ud800"), "field 'query': the text holds half of a surrogate"),
         (changed(HOTPOT, answer="-"), "record 1: the field 'answer' is missing"),
+        (changed(HOTPOT, answer=None), "record 1: the field 'answer' is null"),
+        (changed(HOTPOT, answer=""), "record 1, field 'answer': this is empty"),
+        (changed(HOTPOT, question=" "), "record 1, field 'question': this is empty"),
+        (changed(HOTPOT, context=[["", [""]]]), r"context\[0\]: this is empty"),
         (changed(HOTPOT, supporting_facts="-"), "field 'supporting_facts' is missing"),
         (changed(HOTPOT, supporting_facts=[["A"]]), r"supporting_facts\[0\]: a list of 1"),
         (changed(HOTPOT, supporting_facts=[["A", "0"]]), r"supporting_facts\[0\]: this is text, not a whole number"),
@@ -200,6 +210,10 @@ PLAIN = {"context": "c", "query": "q", "target": "t"}
         (changed(HOTPOT, context={"title": ["A"], "sentences": []}), "'title' has 1 entries and 'sentences' 0"),
         (changed(HOTPOT_COLUMNS, supporting_facts={"title": ["A"]}), "supporting_facts: the field 'sent_id' is missing"),
         (changed(SQUAD_COLUMNS, answers={"text": ["Tiber"], "answer_start": [3]}), r"answers\[0\]: the text 'Tiber'"),
+        (changed(SQUAD_COLUMNS, answers={"text": [""], "answer_start": [3]}), r"answers\[0\]: this is empty"),
+        (changed(SQUAD_COLUMNS, question=" "), "has no question with passages"),
+        (changed(SQUAD_COLUMNS, context="\n"), "field 'context': this is empty"),
+        (squad_answer(text=""), r"answers\[0\], field 'text': this is empty"),
         ([MULTIHOP], "corpus.json' does not exist"),
         ({"data": {}}, "field 'data': this is an object, not a list"),
         ({"data": [{"title": "x"}]}, r"data\[0\]: the field 'paragraphs' is missing"),
@@ -233,4 +247,7 @@ def test_other_bad_input(tmp_path):
         read(tmp_path, [PLAIN], n_tokens=100, count_tokens=len)
     write(tmp_path, CORPUS[:1], "corpus.json")
     with pytest.raises(InputError, match=r"evidence_list\[0\]: the corpus has no article 'u2'"):
+        read(tmp_path, [MULTIHOP])
+    write(tmp_path, [{"title": "", "url": "u", "body": " "}], "corpus.json")
+    with pytest.raises(InputError, match="corpus.json, record 1: this is empty"):
         read(tmp_path, [MULTIHOP])

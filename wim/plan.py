@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model import InputError
+from model.errors import DoesNotFit, InputError
 from weights import DEMOS, Checkpoint
 from wim.chunks import Chunk, split_document
 from wim.prompt_ids import PromptIds
@@ -135,7 +135,7 @@ def make_plan(
     classifier: the checkpoint that judges margins, or None where no verdicts are wanted
     patterns: all that will be asked for, if it is not just that of the settings
     chunks: the document, if it has been cut already
-    Raises InputError when there is nothing to read, or the model's context cannot hold it.
+    Raises InputError when there is nothing to read, and DoesNotFit when a context cannot hold it.
     """
     if settings.pack and (classifier is None or classifier.folder != checkpoint.folder):
         raise InputError("--pack has the model judge its own margins; leave out --classifier, or --pack.")
@@ -173,7 +173,7 @@ def make_plan(
     limit = checkpoint.config.context_length
     if longest > limit:
         shorter = f"shorten the document by {longest - limit} tokens, " if longest - limit < chunks[-1].end else ""
-        raise InputError(
+        raise DoesNotFit(
             f"The document has {chunks[-1].end} tokens and needs {longest} positions with its prompts and replies (margins "
             f"of up to {settings.margin_tokens} tokens, an answer of up to {settings.answer_tokens}); "
             f"{checkpoint.name} has {limit}: {shorter}lower --margin-tokens or --answer-tokens, shorten the question, or "
@@ -181,7 +181,7 @@ def make_plan(
         )
     header = len(judge.chat_header) if judge is not None else 0
     if verdict and header + verdict > classifier.config.context_length:
-        raise InputError(
+        raise DoesNotFit(
             f"A verdict needs {header + verdict} positions and the classifier {classifier.name} has "
             f"{classifier.config.context_length}; lower --margin-tokens or take another classifier."
         )

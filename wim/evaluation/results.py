@@ -19,6 +19,11 @@ from model import InputError
 Key = tuple[str, int | None, int, int, str]
 Record = dict[str, Any]
 SAMPLE = 1 << 20  # bytes
+# What a damaged file may raise where it is taken for a sound one.
+DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+# What a line holds at least, with its kinds; and each entry of its lists.
+FIELDS = {"task": str, "length": int | None, "document": int, "question": int, "pattern": str, "scores": dict}
+ENTRIES = {"margins": {"gold", "word_for_word", "probability", "verdict_right"}, "chunks": {"verdict_right"}}
 
 
 def key_of(record: Record) -> Key:
@@ -50,9 +55,15 @@ class Results:
             raise InputError(f"{self.folder} cannot hold the results ({error.strerror}); give another --out.") from None
 
     def add(self, record: Record) -> None:
+        """Raises InputError when the disk is full, or the file cannot be written for another reason."""
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{self.file} cannot be written ({error.strerror}); mend that, and the same command goes on from here."
+            ) from None
         self.records[key_of(record)] = record
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def __contains__(self, key: Key) -> bool:
         return key in self.records
@@ -64,10 +75,10 @@ class Results:
         if not path.exists():
             raise InputError(f"{self.file} has no settings.json beside it, so it cannot go on; give another --out.")
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
-            names = [*settings, *(name for name in stored if name not in settings)]
-        except (ValueError, KeyError, TypeError):
+            stored = dict(json.loads(path.read_text(encoding="utf-8"))["settings"].items())
+        except DAMAGES:
             raise InputError(f"{path} is damaged; give another --out.") from None
+        names = [*settings, *(name for name in stored if name not in settings)]
         other = [name for name in names if stored.get(name) != settings.get(name)]
         if other:
             there = ", ".join(
@@ -84,21 +95,40 @@ class Results:
             os.truncate(self.file, whole)
         records = []
         for number, line in enumerate(data[:whole].splitlines(), start=1):
-            try:
-                records.append(json.loads(line))
-                key_of(records[-1])
-            except (ValueError, KeyError, TypeError):
-                raise InputError(f"{self.file}, line {number}: this is no answer; remove the line.") from None
+            if (record := _answer(line)) is None:
+                raise InputError(f"{self.file}, line {number}: this is no answer; remove the line.")
+            records.append(record)
         return records
 
 
+def _answer(line: bytes) -> Record | None:
+    """The record of a line; None where it lacks what is read off it, the key and the numbers of the table."""
+    try:
+        record = json.loads(line)
+        whole = (
+            all(isinstance(record[name], kind) for name, kind in FIELDS.items())
+            and isinstance(record["scores"]["score"], int | float)
+            and all(names <= entry.keys() for field, names in ENTRIES.items() for entry in record.get(field, ()))
+        )
+    except DAMAGES:
+        return None
+    return record if whole else None
+
+
 def fingerprint(files: Iterable[Path]) -> str:
-    """A short name for what is in some files, from their names, sizes, first and last bytes: quick for gigabytes too."""
+    """A short name for what is in some files, from their names, sizes and bytes.
+
+    Of weights only the first and last bytes count: quick for gigabytes too. Raises InputError for what cannot be read.
+    """
     digest = hashlib.sha256()
     for path in sorted(files):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(SAMPLE)
-            file.seek(max(0, size - SAMPLE))
-            digest.update(f"{path.name} {size} ".encode() + head + file.read())
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"{path.name} {size} ".encode() + file.read(SAMPLE))
+                if path.suffix == ".safetensors":
+                    file.seek(max(file.tell(), size - SAMPLE))
+                digest.update(file.read())
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}); check that it is a readable file.") from None
     return digest.hexdigest()[:16]

@@ -16,10 +16,11 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 
 import torch
 
-from model import InputError
+from model.errors import DoesNotFit
 from weights import Checkpoint
 from wim.evaluation.ahead import ahead
 from wim.evaluation.documents import Cell, Item, Source, Work
@@ -67,19 +68,41 @@ class Setup:
             for pattern in self.patterns
         )
 
-    def plan(self, item: Item) -> Plan:
-        """Raises InputError for a document that the model's context cannot hold."""
+    def plan(self, item: Item) -> Plan | LeftOut:
+        """How to read a document; one of a file is left out where it does not fit.
+
+        Raises DoesNotFit for a generated one: there the length that was asked for is wrong.
+        """
         queries = [question.query for _, question in item.questions(self.source.questions)]
-        return make_plan(
-            self.checkpoint,
-            item.document.text,
-            queries,
-            self.settings,
-            self.prompts,
-            self.classifier,
-            patterns=self.patterns,
-            chunks=item.chunks,
-        )
+        try:
+            return make_plan(
+                self.checkpoint,
+                item.document.text,
+                queries,
+                self.settings,
+                self.prompts,
+                self.classifier,
+                patterns=self.patterns,
+                chunks=item.chunks,
+            )
+        except DoesNotFit as error:
+            if self.source.data is None:
+                raise
+            return LeftOut(str(error))
+
+    def is_close(self, cell: Cell, plan: Plan) -> bool:
+        """Whether another document of the cell might not fit where this one does.
+
+        It may have more tokens, up to the cell's length, and be cut into more chunks; and its questions may be longer.
+        """
+
+        def at_most(n_positions: int) -> int:  # generous: to be wrong on this side costs nothing but time
+            return n_positions + n_positions // 4 + 128
+
+        needed = [(cell.length + at_most(plan.longest - plan.document_tokens), self.checkpoint)]
+        if self.classifier is not None:
+            needed.append((at_most(plan.longest_verdict), self.classifier))
+        return any(n_positions > checkpoint.config.context_length for n_positions, checkpoint in needed)
 
 
 @dataclass(frozen=True)
@@ -100,7 +123,9 @@ class Answered:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The model's context cannot hold a document."""
+    """A context cannot hold a document of a file; `reason` has the numbers."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -113,13 +138,15 @@ class Ended:
 Event = Begun | Answered | LeftOut | Ended
 
 
-def run(setup: Setup, results: Results, progress: Progress, finish_cell: Callable[[Cell], None], n_workers: int = 1) -> int:
+def run(
+    setup: Setup, results: Results, progress: Progress, finish_cell: Callable[[Cell], None], n_workers: int = 1
+) -> list[str]:
     """Answer what has not been answered. `finish_cell` is called for each cell in turn, when all its answers are there.
 
     n_workers: the most processes that answer side by side, on the CPU; this one writes and shows what they send
-    Returns how many documents were left out because the model's context cannot hold them: only a file's at the lengths
-    that they have; a generated one that does not fit is refused before the work starts.
-    Raises InputError for whatever does not fit, for a bad file, and for a process that is lost.
+    Returns for each document that was left out why it does not fit: only a file's; a generated one that does not fit is
+    refused before the work starts.
+    Raises InputError for such a one, for a bad file, and for a process that is lost.
     """
     finished = {cell: setup.finished(cell, results) for cell in setup.cells}
     source, settings, checkpoint = setup.source, setup.settings, setup.checkpoint
@@ -130,10 +157,11 @@ def run(setup: Setup, results: Results, progress: Progress, finish_cell: Callabl
     if len(shares) == 1:
         stream = work_through(setup, work, results, progress=sys.stderr.isatty())
     else:
+        largest_plan(setup, work)  # before any of the processes begins: each looks only at its own share
         done = frozenset(results.records)
         stream = side_by_side([partial(work_through, setup, share, done) for share in shares])
 
-    n_left_out, n_ended = 0, Counter()
+    left_out, n_ended = [], Counter()
     with closing(stream):
         for event in stream:
             match event:
@@ -142,15 +170,15 @@ def run(setup: Setup, results: Results, progress: Progress, finish_cell: Callabl
                 case Answered(cell, record):
                     results.add(record)
                     progress.answered(cell)
-                case LeftOut():
-                    n_left_out += 1
+                case LeftOut(reason):
+                    left_out.append(reason)
                 case Ended(cell):
                     # Each process goes through the cells in turn, so they end in turn for all of them together.
                     n_ended[cell] += 1
                     if n_ended[cell] == len(shares):
                         progress.end(cell)
                         finish_cell(cell)
-    return n_left_out
+    return left_out
 
 
 def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool = False) -> Iterator[Event]:
@@ -160,7 +188,8 @@ def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool 
     progress: show on stderr how the weights are loaded
     """
     reader = Reader(setup.checkpoint, setup.classifier, setup.device, setup.dtype, progress, setup.compiled)
-    _open_longest(setup, work, reader)
+    if (largest := largest_plan(setup, work)) is not None:
+        reader.open(largest)
     # The CPU has enough to do with the model, where that is where the model is.
     stream = work() if setup.device.type == "cpu" else ahead(work)
     for cell, item in stream:
@@ -170,28 +199,30 @@ def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool 
         if setup.answered(item, done):
             continue
         yield Begun(cell, item.number)
-        try:
-            plan = setup.plan(item)
-        except InputError:
-            if cell.length is not None:
-                raise
-            yield LeftOut()
+        plan = setup.plan(item)
+        if isinstance(plan, LeftOut):
+            yield plan
             continue
         for record in answers(reader.open(plan), item, setup, done):
             yield Answered(cell, record)
 
 
-def _open_longest(setup: Setup, work: Work, reader: Reader) -> None:
-    """Open a document of the largest length of each kind: what does not fit is known before the work starts.
+def largest_plan(setup: Setup, work: Work) -> Plan | None:
+    """The plan that needs the most room of the first documents of each cell: about what all of them need.
 
-    And the cache then has about the size that all documents need.
+    Where a generated one only just fits, all of its cell are planned: what does not fit is known before the work starts.
+    Raises DoesNotFit for that.
     """
-    to_do = [cell for cell in work.cells if cell.length and len(work.skip[cell]) < work.n_documents]
-    longest = {cell.tasks: cell for cell in sorted(to_do, key=lambda cell: cell.length)}
-    firsts = [next(iter(replace(work, cells=(cell,))()))[1] for cell in longest.values()]
-    plans = [setup.plan(item) for item in firsts if item is not None]
-    if plans:
-        reader.open(max(plans, key=lambda plan: plan.capacity))
+    plans = []
+    for cell in work.cells:
+        if cell.length is None or len(work.skip[cell]) == work.n_documents:
+            continue
+        items = (item for _, item in replace(work, cells=(cell,))() if item is not None)
+        found = (plan for item in items if isinstance(plan := setup.plan(item), Plan))
+        plans += islice(found, 1)
+        if setup.source.data is None and setup.is_close(cell, plans[-1]):
+            plans += found
+    return max(plans, key=lambda plan: plan.capacity, default=None)
 
 
 def answers(wim: WiM, item: Item, setup: Setup, done: Container[Key]) -> Iterator[Record]:

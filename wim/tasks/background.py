@@ -6,6 +6,7 @@ joining consecutive sentences with nothing in between is the text again.
 
 from __future__ import annotations
 
+import os
 import random
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -77,7 +78,7 @@ class Background:
 def text_files(path: str | Path) -> list[Path]:
     """The .txt files of a folder, in the order of their names. Raises InputError where there are none."""
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # a name too long for a path is none either
         raise InputError(f"The background folder {str(folder)!r} is not a folder; give one that holds .txt files.")
     if not (paths := sorted(folder.glob("*.txt"))):
         raise InputError(f"No .txt files to read in the background folder {str(folder)!r}; put some text there.")

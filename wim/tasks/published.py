@@ -9,7 +9,7 @@ from typing import Any
 from model.errors import InputError
 from wim.tasks.document import Span
 from wim.tasks.passages import Example, Passage, PassageQuestion
-from wim.tasks.records import Record, checked, load_records
+from wim.tasks.records import Record, checked, filled, load_records
 from wim.tasks.sentences import sentence_around
 
 
@@ -32,13 +32,13 @@ def hotpotqa(records: Sequence[Record]) -> Iterator[Example]:
                     text += " " if number else ""
                     spans[title, number] = (index, (len(text), len(text) + len(stripped)))
                     text += stripped
-            passages.append(Passage(text, text))  # other records may cut a page of this title differently
+            passages.append(Passage(text, filled(text, where)))  # other records may cut a page of this title differently
         facts = [
             (checked(title, str, where), checked(number, int, where))
             for where, title, number in _pairs(record, "supporting_facts", "title", "sent_id")
         ]
         evidence = tuple(spans[fact] for fact in dict.fromkeys(facts) if fact in spans)
-        question = PassageQuestion(record.get("question", kind=str), record.get("answer", kind=str), evidence)
+        question = PassageQuestion(record.text("question"), record.text("answer"), evidence)
         yield Example("hotpotqa", tuple(passages), (question,))
 
 
@@ -71,7 +71,8 @@ def multihop_corpus(path: str | Path) -> dict[str, Passage]:
         lines = [record.get("title", kind=str)]
         lines += [record.get(name, kind=str) for name in ("source", "published_at") if record.has(name)]
         url = record.get("url", kind=str)
-        articles[url] = Passage(url, "\n".join(lines) + "\n\n" + record.get("body", kind=str).strip())
+        text = "\n".join(lines) + "\n\n" + record.get("body", kind=str).strip()
+        articles[url] = Passage(url, filled(text, record.where))
     return articles
 
 
@@ -95,7 +96,7 @@ def multihop_rag(records: Sequence[Record], corpus: dict[str, Passage]) -> Itera
             start = corpus[url].text.find(text)
             if start >= 0 and text:
                 evidence[passages.index(corpus[url]), (start, start + len(text))] = None
-        question = PassageQuestion(record.get("query", kind=str), record.get("answer", kind=str), tuple(evidence))
+        question = PassageQuestion(record.text("query"), record.text("answer"), tuple(evidence))
         yield Example("multihop_rag", tuple(passages), (question,))
 
 
@@ -106,15 +107,16 @@ def squad(records: Sequence[Record]) -> Iterator[Example]:
     paragraph has a context and qas; each of these has a question and answers; an answer has a text and answer_start, the
     character of the context where it starts. Or, as hf.co/datasets/rajpurkar/squad has them, one record for each
     question, with its context, and the two columns of the answers. Questions that cannot be answered (is_impossible, or
-    no answers) are left out. The evidence is the sentence around the first answer; the other answers are alternatives.
+    no answers) and blank ones are left out. The evidence is the sentence around the first answer; the other answers are
+    alternatives.
     """
     for record in records:
         if not record.has("data"):
-            yield _paragraph(record.get("context", kind=str), [record])
+            yield _paragraph(record.text("context"), [record])
             continue
         for article in record.children("data"):
             for paragraph in article.children("paragraphs"):
-                yield _paragraph(paragraph.get("context", kind=str), paragraph.children("qas"))
+                yield _paragraph(paragraph.text("context"), paragraph.children("qas"))
 
 
 def _paragraph(context: str, qas: list[Record]) -> Example:
@@ -122,7 +124,8 @@ def _paragraph(context: str, qas: list[Record]) -> Example:
     for qa in qas:
         impossible = qa.has("is_impossible") and qa.get("is_impossible", kind=bool)
         answers = [] if impossible else _answers(qa)
-        if not answers:
+        question = qa.get("question", kind=str)
+        if not answers or not question.strip():
             continue
         (where, first, start), texts = answers[0], [text for _, text, _ in answers]
         end = start + len(first)
@@ -132,7 +135,7 @@ def _paragraph(context: str, qas: list[Record]) -> Example:
             )
         evidence = ((0, sentence_around(context, start, end)),)
         alternatives = tuple(dict.fromkeys(text for text in texts[1:] if text != first))
-        questions.append(PassageQuestion(qa.get("question", kind=str), first, evidence, alternatives))
+        questions.append(PassageQuestion(question, first, evidence, alternatives))
     return Example("squad", (Passage(context, context),), tuple(questions))
 
 
@@ -140,5 +143,7 @@ def _answers(qa: Record) -> list[tuple[str, str, int]]:
     """Where each answer stands in the file, its text, and its place in the context."""
     if isinstance(qa.value.get("answers"), dict):
         pairs = _pairs(qa, "answers", "text", "answer_start")
-        return [(where, checked(text, str, where), checked(start, int, where)) for where, text, start in pairs]
-    return [(one.where, one.get("text", kind=str), one.get("answer_start", kind=int)) for one in qa.children("answers")]
+        return [
+            (where, filled(checked(text, str, where), where), checked(start, int, where)) for where, text, start in pairs
+        ]
+    return [(one.where, one.text("text"), one.get("answer_start", kind=int)) for one in qa.children("answers")]

@@ -9,7 +9,7 @@ from model.errors import InputError
 from wim.tasks.document import Document, Question
 from wim.tasks.passages import Passage, assemble, lengthened
 from wim.tasks.published import hotpotqa, multihop_corpus, multihop_rag, squad
-from wim.tasks.records import Record, checked, load_records
+from wim.tasks.records import Record, checked, filled, load_records
 
 FORMATS = {
     "plain": "JSON or JSON lines with context, query and target (BABILong: input, question and target)",
@@ -52,7 +52,7 @@ def read_examples(
 
     pool: list[Passage] = []
     if format == "multihop_rag":
-        articles = multihop_corpus(corpus if corpus is not None else Path(path).parent / "corpus.json")
+        articles = multihop_corpus(corpus if corpus is not None else default_corpus(path))
         pool = list(articles.values())
         examples = list(multihop_rag(records, articles))
     else:
@@ -70,6 +70,11 @@ def read_examples(
     if not found:
         limit = "" if n_tokens is None else f" that fits in {n_tokens} tokens"
         raise InputError(f"The file {str(path)!r} has no question with passages{limit}; allow more or give another file.")
+
+
+def default_corpus(path: str | Path) -> Path:
+    """Where the articles of MultiHop-RAG are looked for: beside the file of its questions."""
+    return Path(path).parent / "corpus.json"
 
 
 def _guess(first: Record) -> str:
@@ -90,17 +95,15 @@ def _plain(record: Record) -> Document:
     published with Writing in the Margins (github.com/writer/writing-in-the-margins; context, query, target), and others
     like them. A target that is a list makes the answer a list; a number is taken as its digits.
     """
-    text = record.get("context", "input", kind=str)
-    query = record.get("query", "question", kind=str).strip()
-    value = record.value.get("target", record.value.get("answer"))
-    if type(value) is int:
-        value = str(value)
+    text = record.text("context", "input")
+    query = record.text("query", "question").strip()
+    name = record.name("target", "answer")
+    value, where = record.value[name], f"{record.where}, field {name!r}"
     target: str | tuple[str, ...]
     if isinstance(value, list) and value:
-        target = tuple(checked(item, str, f"{record.where}, target[{i}]").strip() for i, item in enumerate(value))
+        places = [f"{record.where}, {name}[{i}]" for i in range(len(value))]
+        target = tuple(filled(checked(item, str, place), place).strip() for item, place in zip(value, places, strict=True))
     else:
-        target = Record({"target": value}, record.where).get("target", kind=str).strip()
-    for name, content in (("context", text.strip()), ("query", query), ("target", target)):
-        if not content:
-            raise InputError(f"{record.where}: the {name} is empty; fill it in or remove the record.")
+        value = str(value) if type(value) is int else value
+        target = filled(checked(value, str, where), where).strip()
     return Document(text, (Question("plain", query, target),))

@@ -25,14 +25,26 @@ class Record:
     def get(self, *names: str, kind: type) -> Any:
         """The first of the named fields that is there; it must be of the kind.
 
-        Raises InputError when none is there, it is of another kind, or its text is no valid Unicode.
+        Raises InputError when none is there or it is null, of another kind, or its text is no valid Unicode.
         """
-        name = next((name for name in names if self.has(name)), None)
-        if name is None:
-            wanted = " or ".join(map(repr, names))
-            there = ", ".join(map(repr, self.value)) or "none"
-            raise InputError(f"{self.where}: the field {wanted} is missing (fields there: {there}); add it.")
+        name = self.name(*names)
         return checked(self.value[name], kind, f"{self.where}, field {name!r}")
+
+    def text(self, *names: str) -> str:
+        """The text of a field. Raises InputError as `get`, and when nothing is written there."""
+        return filled(self.get(*names, kind=str), f"{self.where}, field {self.name(*names)!r}")
+
+    def name(self, *names: str) -> str:
+        """The first of the names that has a value. Raises InputError when none has."""
+        for name in names:
+            if self.has(name):
+                return name
+        for name in names:
+            if name in self.value:
+                raise InputError(f"{self.where}: the field {name!r} is null; fill it in or remove the record.")
+        wanted = " or ".join(map(repr, names))
+        there = ", ".join(map(repr, self.value)) or "none"
+        raise InputError(f"{self.where}: the field {wanted} is missing (fields there: {there}); add it.")
 
     def children(self, name: str) -> list[Record]:
         """The objects of a list field."""
@@ -54,6 +66,13 @@ def checked(value: Any, kind: type, where: str) -> Any:
         except UnicodeEncodeError:
             raise InputError(f"{where}: the text holds half of a surrogate pair (\\ud800 to \\udfff); repair it.") from None
     return value
+
+
+def filled(text: str, where: str) -> str:
+    """The text, if it is more than white space."""
+    if not text.strip():
+        raise InputError(f"{where}: this is empty; fill it in or remove the record.")
+    return text
 
 
 def load_records(path: str | Path) -> list[Record]:
