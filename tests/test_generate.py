@@ -319,13 +319,12 @@ def test_bad_input_is_found_before_weights_are_read(files, capsys, monkeypatch):
 # The command itself -------------------------------------------------------------------------------------------------------
 
 
-def command(arguments, encoding="utf-8", **options):
+def command(arguments):
     environment = os.environ | {"PYTHONPATH": str(generate.DEMO_DOCUMENT.parent.parent), "HF_HUB_OFFLINE": "1"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": encoding}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     script = generate.DEMO_DOCUMENT.with_name("generate.py")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    done = subprocess.run([sys.executable, str(script), *arguments], env=environment, check=False, **pipes | options)
-    return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
+    done = subprocess.run([sys.executable, str(script), *arguments], env=environment, capture_output=True)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def test_the_command_answers(files, capsys):
@@ -341,25 +340,28 @@ def test_the_command_refuses(files):
     assert err.splitlines() == ["error: temperature is -1.0; it should be 0 (greedy) or more."]
 
 
-@pytest.mark.parametrize("form", [[], ["--json"]])
-def test_an_output_that_takes_nothing_more(files, form):
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_an_output_that_takes_nothing_more(files, capsys, monkeypatch, form):
     """`| head` is no error; a full disk is one, and so is an output that is closed."""
     reader, writer = os.pipe()
     os.close(reader)
-    assert command(arguments(files, "--pattern", "llm", *form), stdout=writer)[0] == 141
-    os.close(writer)
-    with open("/dev/full", "wb") as full:
-        code, _, err = command(arguments(files, "--pattern", "llm", *form), stdout=full)
-    assert code == 2 and "No space left" in err.splitlines()[-1] and "Traceback" not in err
-    code, _, err = command(arguments(files, *form), stdout=None, preexec_fn=lambda: os.close(1))
-    assert (code, err) == (2, "error: The standard output is closed; send it to a file or to /dev/null.\n")
+    with open(writer, "w", encoding="utf-8") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert generate.main(arguments(files, "--pattern", "llm", *form)) == 141
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert generate.main(arguments(files, "--pattern", "llm", *form)) == 2
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(sys, "stdout", None)
+    assert generate.main(arguments(files, *form)) == 2
+    assert capsys.readouterr().err == "error: The standard output is closed; send it to a file or to /dev/null.\n"
 
 
-def test_json_is_json_in_every_encoding(files):
-    question = "Where is Zoë?"
-    code, out, err = command(arguments(files, "--json", query=question), encoding="ascii")
-    assert code == 0, err
-    assert json.loads(out)["query"] == question
+def test_json_is_json_in_every_encoding(files, monkeypatch):
+    question, out = "Where is Zoë?", io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert generate.main(arguments(files, "--json", query=question)) == 0
+    assert json.loads(out.getvalue())["query"] == question
 
 
 def test_no_text_moves_the_cursor(files, capsys, tmp_path):
