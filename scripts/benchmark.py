@@ -398,9 +398,7 @@ def run(args: argparse.Namespace) -> None:
 
     runs = results["runs"] = {}
     for label, (pattern, window) in to_run.items():
-        short = replace(settings, chunk_tokens=256)  # as many chunks, so that what compiles is the same
-        n_chunks = -(-bench.n_tokens // settings.chunk_tokens) if window is None else min(window + 1, 4)
-        whole_run(replace(bench, settings=short, n_tokens=256 * n_chunks), pattern, window)  # warms up
+        whole_run(bench, pattern, window)  # warms up; as theirs, at full length, for which cuDNN makes its plans
         runs[label] = whole_run(bench, pattern, window, questions=2 if window is None else 1)
         say_run(label, runs[label])
     if not args.no_transformers and not find_spec("transformers"):
