@@ -16,7 +16,7 @@ from wim.chunks import Chunk, split_document
 from wim.tasks import NEEDLE_TASKS, STORY_TASKS, Background, Document, Question, make_document, read_examples
 from wim.tasks.common_words import COMMON_WORDS_TASKS
 
-FAMILIES = (STORY_TASKS, NEEDLE_TASKS, COMMON_WORDS_TASKS)
+TASK_GROUPS = (STORY_TASKS, NEEDLE_TASKS, COMMON_WORDS_TASKS)
 # The demo checkpoints were trained on the prose of seed 0, among other text; nobody was on this.
 PROSE_SEED = 1
 
@@ -69,7 +69,7 @@ class Source:
             first = next(read_examples(self.data, self.format, corpus=self.corpus))
             groups = [(first.questions[0].task,)]
         else:
-            groups = [tuple(task for task in family if task in tasks) for family in FAMILIES]
+            groups = [tuple(task for task in family if task in tasks) for family in TASK_GROUPS]
         return [Cell(group, length) for group in groups if group for length in lengths]
 
     def documents(
@@ -85,7 +85,7 @@ class Source:
             found = enumerate(read_examples(self.data, self.format, corpus=self.corpus, seed=self.seed, **lengthen))
             yield from ((number, document) for number, document in found if number not in skip)
             return
-        family = next(family for family in FAMILIES if cell.tasks[0] in family)
+        family = next(family for family in TASK_GROUPS if cell.tasks[0] in family)
         background = load_background(self.text)
         number = -1
         while True:

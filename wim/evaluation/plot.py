@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model import InputError
 from wim.evaluation.documents import Cell
-from wim.evaluation.results import Record
+from wim.evaluation.results import AnswerRecord
 from wim.evaluation.table import estimate
 
 COLUMNS = 4
@@ -26,7 +26,7 @@ def check_plot(path: str) -> None:
         raise InputError(f"--plot {path} is no picture in a folder that is there; its name can end in {', '.join(kinds)}.")
 
 
-def plot(records: list[Record], cells: Sequence[Cell], patterns: Sequence[str], path: str) -> None:
+def plot(records: list[AnswerRecord], cells: Sequence[Cell], patterns: Sequence[str], path: str) -> None:
     """Draw what has been answered and write it to `path`; the ending of its name says in which format."""
     from matplotlib.figure import Figure  # an extra; only who wants a picture needs it
 

@@ -17,7 +17,7 @@ from typing import Any
 from model import InputError
 
 Key = tuple[str, int | None, int, int, str]
-Record = dict[str, Any]
+AnswerRecord = dict[str, Any]
 SAMPLE = 1 << 20  # bytes
 # What a damaged file may raise where it is taken for a sound one.
 DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -26,7 +26,7 @@ FIELDS = {"task": str, "length": int | None, "document": int, "question": int, "
 ENTRIES = {"margins": {"gold", "word_for_word", "probability", "verdict_right"}, "chunks": {"verdict_right"}}
 
 
-def key_of(record: Record) -> Key:
+def key_of(record: AnswerRecord) -> Key:
     """What tells an answer from the others: task, length, number of the document, of the question in it, and pattern."""
     return tuple(record[name] for name in ("task", "length", "document", "question", "pattern"))
 
@@ -54,7 +54,7 @@ class Results:
         except OSError as error:
             raise InputError(f"{self.folder} cannot hold the results ({error.strerror}); give another --out.") from None
 
-    def add(self, record: Record) -> None:
+    def add(self, record: AnswerRecord) -> None:
         """Raises InputError when the disk is full, or the file cannot be written for another reason."""
         try:
             with self.file.open("a", encoding="utf-8") as file:
@@ -86,7 +86,7 @@ class Results:
             )
             raise InputError(f"{self.folder} holds results of other settings ({there}); give those or another --out.")
 
-    def _load(self) -> list[Record]:
+    def _load(self) -> list[AnswerRecord]:
         if not self.file.exists():
             return []
         data = self.file.read_bytes()
@@ -101,7 +101,7 @@ class Results:
         return records
 
 
-def _answer(line: bytes) -> Record | None:
+def _answer(line: bytes) -> AnswerRecord | None:
     """The record of a line; None where it lacks what is read off it, the key and the numbers of the table."""
     try:
         record = json.loads(line)

@@ -25,7 +25,7 @@ from weights import Checkpoint
 from wim.evaluation.ahead import ahead
 from wim.evaluation.documents import Cell, Item, Source, Work
 from wim.evaluation.progress import Progress
-from wim.evaluation.results import Key, Record, Results
+from wim.evaluation.results import AnswerRecord, Key, Results
 from wim.evaluation.workers import side_by_side
 from wim.loop import WiM
 from wim.plan import Plan, Settings, make_plan
@@ -118,7 +118,7 @@ class Answered:
     """A question has been answered by a pattern."""
 
     cell: Cell
-    record: Record
+    record: AnswerRecord
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Ended:
     cell: Cell
 
 
-Event = Begun | Answered | LeftOut | Ended
+WorkEvent = Begun | Answered | LeftOut | Ended
 
 
 def run(
@@ -181,7 +181,7 @@ def run(
     return left_out
 
 
-def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool = False) -> Iterator[Event]:
+def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool = False) -> Iterator[WorkEvent]:
     """Do the work, or one process's share of it.
 
     done: what has been answered before
@@ -225,7 +225,7 @@ def largest_plan(setup: Setup, work: Work) -> Plan | None:
     return max(plans, key=lambda plan: plan.capacity, default=None)
 
 
-def answers(wim: WiM, item: Item, setup: Setup, done: Container[Key]) -> Iterator[Record]:
+def answers(wim: WiM, item: Item, setup: Setup, done: Container[Key]) -> Iterator[AnswerRecord]:
     """Ask all that has not been answered about a document."""
     asked = [Asked(item, wim, number, question) for number, question in item.questions(setup.source.questions)]
     judged_seconds: float | None = None
@@ -261,14 +261,16 @@ class Asked:
         spans = [(chunk.text_start, chunk.text_end) for chunk in self.item.chunks]
         return [self.item.document.margin(self.question, *span) if told else None for span in spans]
 
-    def answer(self, pattern: str, judged_seconds: float | None) -> Record:
+    def answer(self, pattern: str, judged_seconds: float | None) -> AnswerRecord:
         """Ask, and write down everything.
 
         judged_seconds: this question's share of the time in which the chunks were judged, for `rag`
         """
         *_, done = self.wim.ask(self.question.query, pattern)
         seconds = {phase: round(value, 4) for phase, value in done.seconds.items()}
-        record: Record = dict(zip(("task", "length", "document", "question", "pattern"), self.key(pattern), strict=True))
+        record: AnswerRecord = dict(
+            zip(("task", "length", "document", "question", "pattern"), self.key(pattern), strict=True)
+        )
         record |= {
             "query": self.question.query,
             "target": self.question.target,
@@ -289,7 +291,7 @@ class Asked:
             seconds["verdicts"] = round(judged_seconds, 4)
         return record | {"document_tokens": self.wim.plan.document_tokens, "tokens": done.tokens, "seconds": seconds}
 
-    def _judged(self, chunk: int, relevant: bool, probability: float | None) -> Record:
+    def _judged(self, chunk: int, relevant: bool, probability: float | None) -> AnswerRecord:
         """A verdict, and the one that would be right: a chunk is relevant when there is evidence in it."""
         gold = self.gold[chunk]
         rounded = None if probability is None else round(probability, 4)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wim.evaluation.documents import Cell
-from wim.evaluation.results import Record
+from wim.evaluation.results import AnswerRecord
 from wim.tasks import NO_EVIDENCE, bootstrap, interval
 
 # Questions that ask for more than one fact: what margins are for.
@@ -32,7 +32,9 @@ class Estimate:
         return f"{mean} ({low} to {high})"
 
 
-def document_scores(records: Iterable[Record], tasks: Sequence[str], length: int | None, pattern: str) -> dict[int, float]:
+def document_scores(
+    records: Iterable[AnswerRecord], tasks: Sequence[str], length: int | None, pattern: str
+) -> dict[int, float]:
     """For each document of which all these tasks were answered, the mean over the tasks of the mean over the questions."""
     found: dict[int, dict[str, list[float]]] = {}
     for record in records:
@@ -45,20 +47,22 @@ def document_scores(records: Iterable[Record], tasks: Sequence[str], length: int
     }
 
 
-def estimate(records: list[Record], tasks: Sequence[str], length: int | None, pattern: str) -> Estimate | None:
+def estimate(records: list[AnswerRecord], tasks: Sequence[str], length: int | None, pattern: str) -> Estimate | None:
     """What a pattern scores; None before the first answer."""
     values = list(document_scores(records, tasks, length, pattern).values())
     return Estimate(_mean(values), *interval(values), len(values)) if values else None
 
 
-def difference(records: list[Record], tasks: Sequence[str], length: int | None, pair: tuple[str, str]) -> Estimate | None:
+def difference(
+    records: list[AnswerRecord], tasks: Sequence[str], length: int | None, pair: tuple[str, str]
+) -> Estimate | None:
     """By how much the first pattern scores more than the second, document by document."""
     first, second = (document_scores(records, tasks, length, pattern) for pattern in pair)
     values = [first[document] - second[document] for document in first if document in second]
     return Estimate(_mean(values), *bootstrap(values), len(values)) if values else None
 
 
-def margin_counts(records: Iterable[Record], task: str, length: int | None) -> dict[str, tuple[int, int]]:
+def margin_counts(records: Iterable[AnswerRecord], task: str, length: int | None) -> dict[str, tuple[int, int]]:
     """How many are right, of how many: margins of chunks with and without evidence (word for word), verdicts on margins,
     and `rag`'s on chunks (relevant if and only if there is evidence)."""
     right: dict[str, list[bool]] = {name: [] for name in ("with", "without", "verdicts", "chunks")}
@@ -91,14 +95,14 @@ class ScoreTable:
         names = ["task", "tokens", "documents", *self.patterns, *([" - ".join(self.pair)] if self.pair else [])]
         return [_line(names, self.widths), "|".join(["", *("-" * (width + 2) for width in self.widths), ""])]
 
-    def rows(self, records: list[Record], cell: Cell) -> list[str]:
+    def rows(self, records: list[AnswerRecord], cell: Cell) -> list[str]:
         """A row for each of the cell's tasks, and one for the average of those that ask for several facts."""
         groups = [(task, (task,)) for task in cell.tasks]
         if label := _average(cell):
             groups.append((label, several_facts(cell)))
         return [self._row(label, records, tasks, cell.length) for label, tasks in groups]
 
-    def _row(self, label: str, records: list[Record], tasks: Sequence[str], length: int | None) -> str:
+    def _row(self, label: str, records: list[AnswerRecord], tasks: Sequence[str], length: int | None) -> str:
         estimates = [estimate(records, tasks, length, pattern) for pattern in self.patterns]
         n = max((found.n for found in estimates if found), default=0)
         columns = [label, _length(length), str(n), *(found.percent() if found else "" for found in estimates)]
@@ -108,7 +112,7 @@ class ScoreTable:
         return _line(columns, self.widths)
 
 
-def margin_table(records: list[Record], cells: Iterable[Cell]) -> list[str]:
+def margin_table(records: list[AnswerRecord], cells: Iterable[Cell]) -> list[str]:
     """How right margins and verdicts are, a row for each task and length whose evidence is known."""
     names = ["task", "tokens", "margins with evidence", "without", "verdicts on them", "rag: verdicts on chunks"]
     rows = []
