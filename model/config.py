@@ -88,12 +88,6 @@ class ModelConfig:
             value = config.get(key)
             return _positive(key, default if value is None else value, kinds)
 
-        def flag(key: str) -> bool:
-            value = config.get(key)
-            if value is not None and not isinstance(value, bool):
-                raise InputError(f"config.json says {key} = {value!r}, which should be true or false; correct it.")
-            return bool(value)
-
         activation = config.get("hidden_act", "silu")
         if activation not in ("silu", "swish"):
             raise InputError(f"config.json asks for hidden_act {activation!r}; the models here are built with 'silu'.")
@@ -118,13 +112,20 @@ class ModelConfig:
             head_dim=head_dim,
             rms_norm_eps=number("rms_norm_eps", 1e-5 if model_type == "phi3" else 1e-6, NUMBERS),
             max_position_embeddings=number("max_position_embeddings"),
-            tie_word_embeddings=flag("tie_word_embeddings"),
-            attention_bias=flag("attention_bias"),
-            mlp_bias=flag("mlp_bias"),
+            tie_word_embeddings=_flag(config, "tie_word_embeddings"),
+            attention_bias=_flag(config, "attention_bias"),
+            mlp_bias=_flag(config, "mlp_bias"),
             sliding_windows=_sliding_windows(config, model_type, number("num_hidden_layers"), context_length),
             rope=rope,
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"),
         )
+
+
+def _flag(config: dict[str, Any], key: str) -> bool:
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"config.json says {key} = {value!r}, which should be true or false; correct it.")
+    return bool(value)
 
 
 def _positive(key: str, value: Any, kinds: tuple[type, ...]) -> Any:
@@ -168,10 +169,10 @@ def _sliding_windows(config: dict[str, Any], model_type: str, n_layers: int, con
     if model_type == "llama":
         window = None
     elif model_type == "qwen2":
-        window = window if config.get("use_sliding_window") else None
+        window = window if _flag(config, "use_sliding_window") else None
         # Qwen2's window begins above the first `max_window_layers` layers; transformers 5 writes it out layer by layer.
         first = config.get("max_window_layers", 28)
-        if not isinstance(first, int):
+        if not isinstance(first, int) or isinstance(first, bool):
             raise InputError(f"config.json says max_window_layers = {first!r}, which should be a whole number; correct it.")
         layer_types = config.get("layer_types") or [
             "sliding_attention" if i >= first else "full_attention" for i in range(n_layers)
@@ -180,8 +181,9 @@ def _sliding_windows(config: dict[str, Any], model_type: str, n_layers: int, con
         return (None,) * n_layers  # Phi-3-mini-128k's window spans twice its context
     if layer_types is None:
         return (window,) * n_layers
-    if len(layer_types) != n_layers:
-        raise InputError(f"config.json lists {len(layer_types)} layer_types for {n_layers} layers; the two must agree.")
+    if not isinstance(layer_types, list) or len(layer_types) != n_layers:
+        listed = len(layer_types) if isinstance(layer_types, list) else repr(layer_types)
+        raise InputError(f"config.json lists {listed} layer_types for {n_layers} layers; the two must agree.")
     for kind in layer_types:
         if kind not in LAYER_TYPES:
             raise InputError(f"config.json has a layer of type {kind!r}; supported: {', '.join(LAYER_TYPES)}.")

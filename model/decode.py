@@ -95,8 +95,8 @@ class GraphDecoder:
         return self.logits[: self.n_begun]
 
     def _capture(self) -> None:
-        # By hand, as torch.cuda.graph would wait for the device, which is busy with the prompts. Each capture has its own
-        # stream, because libraries keep a workspace for each stream, and a graph goes on using it.
+        # By hand, as torch.cuda.graph would give back all memory that is kept for later. Each capture has its own stream,
+        # because libraries keep a workspace for each stream, and a graph goes on using it.
         slots, graph, stream = self.state.slots.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)
         current = torch.cuda.current_stream(self.device)
         stream.wait_stream(current)

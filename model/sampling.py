@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEAST_TEMPERATURE = 1e-6  # below, the likeliest token has all the probability
+MIN_TEMPERATURE = 1e-6  # below, the likeliest token has all the probability
 
 
 class Sampler:
@@ -17,7 +17,7 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """logits: (rows, vocab_size). Returns token ids, (rows,) int64, on the same device."""
-        if self.temperature < LEAST_TEMPERATURE:
+        if self.temperature < MIN_TEMPERATURE:
             return logits.argmax(dim=-1)
         if self.generator is None:
             self.generator = torch.Generator(logits.device).manual_seed(self.seed)

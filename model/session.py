@@ -80,7 +80,7 @@ class Session:
         """Read the prompt, then yield token ids until a stop id (which is not yielded) or `max_tokens`.
 
         Prompt and tokens stay in the cache, as if read (but for the last of `max_tokens`); roll back to be rid of them.
-        Raises InputError, as `branch` and `compare` do, where the model computes NaN or infinity.
+        Raises InputError, as `branch` and `compare` do, where the model computes NaN or infinity after the prompt.
         """
         logits = _checked(self.prefill(prompt))
         n_tokens = 0

@@ -351,7 +351,7 @@ def run(args: argparse.Namespace) -> None:
         args.shapes, args.model = ("llama-3.1-8b", None) if cuda else (None, "demo-llama")
     n_tokens = args.tokens if args.tokens is not None else (65536 if cuda else 4096)
     if args.json and not (Path(args.json).absolute().parent.is_dir() and not Path(args.json).is_dir()):
-        raise InputError(f"--json {args.json} is no file in a folder that is there; give another path.")
+        raise InputError(f"--json {args.json} is a folder, or its folder does not exist; give a file's path.")
     if args.plot and not find_spec("matplotlib"):
         raise InputError("--plot needs matplotlib; install the extra: pip install -e '.[plot]'.")
     if n_tokens < 1:

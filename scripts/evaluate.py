@@ -210,9 +210,9 @@ def evaluate(args: argparse.Namespace) -> None:
     finally:
         progress.close()
     if left_out and not asked_records():
-        raise InputError(f"No document fits. The first: {left_out[0]}")
+        raise InputError(f"No document fits; the first: {left_out[0]}")
     if left_out:
-        print(f"{len(left_out)} documents were left out, since they do not fit. The first: {left_out[0]}", file=sys.stderr)
+        print(f"Documents left out, since they do not fit: {len(left_out)}. The first: {left_out[0]}", file=sys.stderr)
     if margins := margin_table(asked_records(), setup.cells):
         print("", "Right in percent, margins word for word:", "", *margins, sep="\n")
     if args.plot:

@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
         }
         # The result of one question is the object itself; those of several are a list in it.
         result = {**(runs[0] if len(runs) == 1 else {"results": runs}), **about}
-        ascii_only = sys.stdout.encoding.lower() not in ("utf-8", "utf8")
+        ascii_only = (sys.stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")
         # Half a character (from an argument, or an escape in an example) is nothing that can be printed.
         print(json.dumps(result, ensure_ascii=ascii_only, indent=1).encode("utf-8", "replace").decode("utf-8"))
     elif target is not None:

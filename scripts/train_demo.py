@@ -19,10 +19,12 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are the parallelism
 
+from model import InputError, ModelConfig, build_model  # before torch: see there
+
+# isort: split
 import torch
 from torch import Tensor
 
-from model import InputError, ModelConfig, build_model
 from weights.device import pick_device
 from weights.hub import resolve
 from wim.options import exit_code
@@ -101,7 +103,7 @@ def check(args: argparse.Namespace, lengths: Lengths) -> None:
         raise InputError(f"--state {args.state} is no file; give the name of one.")
     if saved and not args.resume:
         raise InputError(f"{args.state} holds the state of a run; go on with --resume, or remove it to start anew.")
-    if not saved and (weights := sorted(args.out.glob("*.safetensors"))):
+    if not saved and (weights := sorted(path for path in args.out.glob("*") if path.suffix in (".safetensors", ".bin"))):
         raise InputError(f"--out {args.out} holds a checkpoint already ({weights[0].name}); give another folder.")
 
 

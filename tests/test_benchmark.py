@@ -29,5 +29,5 @@ def test_all_measurements_run_and_are_written(tmp_path):
 
 def test_bad_input_gets_a_sentence():
     ended = benchmark("--windows", "1,two")
-    sentence = "error: --windows is 'two'; give a number of chunks, or all.\n"
+    sentence = "error: --windows is 'two'; give a number of chunks from 1 up, or all.\n"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", sentence)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_variants import ATTENDING, VARIANTS, random_tokens, tiny_model, variants
 
-from model import branch, branch_cuda
+from model import InputError, branch, branch_cuda
 from model.branch import Branches
 from model.cache import KVCache
 from model.sampling import Sampler
@@ -28,7 +28,7 @@ def model_of(name):
 
 
 def alone(model, prefix, prompt, steps, stop_ids=frozenset()):
-    """The reply to one prompt behind one prefix, in a cache of its own."""
+    """The reply to one prompt after one prefix, in a cache of its own."""
     session = Session(model, CAPACITY)
     if prefix:
         session.prefill(prefix)
@@ -92,7 +92,7 @@ def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
 @variants("llama", "phi3", "qwen2")
 @pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("limits", [(7, 128, 8192), (7, 3, 8192), (1, 128, 60), (4096, 128, 8192)], ids=str)
-def test_rows_packed_into_one_call(monkeypatch, variant, ends, lengths, limits):
+def test_rows_of_varying_length_in_one_call(monkeypatch, variant, ends, lengths, limits):
     """As on a GPU, with the kernel by its definition; the prefix in pieces, as far as one of the limits lets it."""
     for name, limit in zip(("MIN_PIECE", "ENOUGH_GROUPS", "MAX_COPIES"), limits, strict=True):
         monkeypatch.setattr(branch_cuda, name, limit)
@@ -161,6 +161,24 @@ def test_compare_is_the_softmax_over_the_two_kinds_of_reply(variant):
             logits = model(torch.tensor([document + prompt]))[0, -1]
         three = logits[[5, 6, 7]].softmax(-1)
         assert probability == pytest.approx((three[0] + three[1]).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda session: next(session.generate([1], 2, frozenset(), Sampler())),
+        lambda session: next(session.branch([5], [[1]], 2, frozenset(), Sampler())),
+        lambda session: session.compare([[1]], [5], [7]),
+        lambda session: session.prefill_and_compare([1], Session(session.model, 8), [2], [5], [7]),
+    ],
+    ids=["generate", "branch", "compare", "prefill_and_compare"],
+)
+def test_logits_that_are_no_numbers_are_refused(verb):
+    session = Session(tiny_model(VARIANT["llama"], 40), 40)
+    session.prefill(random_tokens(5))
+    session.model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(InputError, match="NaN or infinity"):
+        verb(session)
 
 
 def test_the_cpu_decodes_the_plain_way():

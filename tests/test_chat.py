@@ -107,7 +107,7 @@ LLAMA2_TEMPLATE = (
 )
 
 
-@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize("system", [None, "x"])
 @pytest.mark.parametrize("text", ["Mary went to the garden.", "x"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_space_before_a_text_joins_its_first_word(tmp_path, kind, text, system):

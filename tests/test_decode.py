@@ -111,20 +111,20 @@ def test_working_ahead_gives_the_same_tokens_and_cache(compilations, max_tokens)
     session, token_ids = reading("LlamaForCausalLM")
     prompt = token_ids[:5].tolist()
 
-    def reply(graphs, stop_ids=frozenset(), taken=None):
+    def reply(use_graphs, stop_ids=frozenset(), taken=None):
         session.rollback(ENDS[-1])
-        session.use_graphs = graphs
+        session.use_graphs = use_graphs
         tokens = session.generate(prompt, max_tokens, stop_ids, Sampler())
         found = list(islice(tokens, taken))
         tokens.close()
         return found
 
-    whole = reply(graphs=False)
+    whole = reply(use_graphs=False)
     assert len(whole) == max_tokens
     for options in [{}, {"taken": 1}, {"taken": max(max_tokens - 1, 1)}, {"stop_ids": frozenset(whole[-1:])}]:
-        found = reply(graphs=True, **options)
-        assert found == reply(graphs=False, **options) == whole[: len(found)]
-        reply(graphs=True, **options)
+        found = reply(use_graphs=True, **options)
+        assert found == reply(use_graphs=False, **options) == whole[: len(found)]
+        reply(use_graphs=True, **options)
         n_known = session.length - ENDS[-1] - len(prompt)
         assert max(len(found) - 1, 0) <= n_known <= len(found)
         known = session.cache.storage[..., : session.length, :].clone()

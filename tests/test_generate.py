@@ -20,6 +20,7 @@ from wim_helpers import QUERY, document, write_reader
 from scripts import generate
 from weights import Checkpoint
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Rollback
+from wim.options import exit_code
 from wim.terminal import Terminal
 
 SMALL = ["--chunk-tokens", "60", "--margin-tokens", "8", "--answer-tokens", "7", "--device", "cpu", "--dtype", "float32"]
@@ -249,7 +250,7 @@ BAD = {
     "no chunk": ({}, ["--chunk-tokens", "0"], "chunk_tokens is 0"),
     "no margin": ({}, ["--margin-tokens", "0"], "margin_tokens is 0"),
     "no answer": ({}, ["--answer-tokens", "-3"], "answer_tokens is -3"),
-    "no window": ({}, ["--margin-window", "0"], "margin_window is 0"),
+    "no window": ({}, ["--margin-window", "0"], "--margin-window is '0'"),
     "nothing to pack": ({}, ["--pattern", "llm", "--pack"], "pattern is llm; it should be wim with --pack"),
     "nothing that repeats": (
         {},
@@ -355,6 +356,25 @@ def test_an_output_that_takes_nothing_more(files, capsys, monkeypatch, form):
     monkeypatch.setattr(sys, "stdout", None)
     assert generate.main(arguments(files, *form)) == 2
     assert capsys.readouterr().err == "error: The standard output is closed; send it to a file or to /dev/null.\n"
+
+
+def test_streams_that_are_closed_or_cannot_write_everything(files, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    code, out, err = run(capsys, arguments(files, context="-"))
+    assert (code, out) == (2, "") and "standard input is closed" in err
+    monkeypatch.setattr(sys, "stderr", None)
+    assert generate.main(arguments(files, "--temperature", "-1")) == 2
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert exit_code(lambda: print("é")) == 0 and out.getvalue() == b"\\xe9\n"
+
+
+def test_what_was_printed_before_an_error_stays(monkeypatch, capsys, tmp_path):
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert exit_code(lambda: (print("row"), open(tmp_path / "none" / "x"))) == 2
+    assert (tmp_path / "out").read_text() == "row\n"
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none' / 'x'} cannot be used (No such file")
 
 
 def test_json_is_json_in_every_encoding(files, monkeypatch):

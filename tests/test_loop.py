@@ -112,7 +112,7 @@ def test_windows_write_the_same_margins_token_for_token(folders, name):
 
 
 @random_readers
-def test_a_margin_is_the_reply_to_its_prompt_behind_its_chunk(folders, name):
+def test_a_margin_is_the_reply_to_its_prompt_after_its_chunk(folders, name):
     wim = open_wim(folders[name], DOCUMENT)
     margins = done(ask(wim)).margins
     assert [margin.chunk for margin in margins] == list(range(len(wim.plan.chunks)))
@@ -368,7 +368,7 @@ def test_the_pattern_rag_reads_only_what_was_judged_relevant(folders, name):
     assert done(events).answer == reply(session, wim.prompts.answer(QUERY), wim, 9)
     assert done(events).tokens["document"] == sum(len(chunk.ids) for chunk in relevant)
 
-    # Each chunk was judged alone, behind the header.
+    # Each chunk was judged alone, after the header.
     for chunk, probability in zip(wim.plan.chunks[:3], probabilities, strict=False):
         session = plainly_read(wim, [chunk])
         [expected] = session.compare([wim.prompts.relevance(QUERY)], wim.prompts.yes, wim.prompts.no)
@@ -417,6 +417,13 @@ def test_the_pattern_rag_can_be_stopped_too(folders):
     assert [event.chunk for event in of(ChunkRead, events)] == [0, 1] and done(events).chunks_read == 2
     # The next question is answered from as much.
     assert [event.chunk for event in of(ChunkJudged, ask(wim, OTHER))] == [0, 1]
+
+
+@pytest.mark.parametrize("late", [ChunkRead, AnswerToken])
+def test_a_stop_after_all_was_judged_leaves_nothing_out(folders, late):
+    wim = open_wim(folders["llama"], DOCUMENT, [QUERY, OTHER], pattern="rag", threshold=0.0)
+    first = ask(wim, on=lambda event: wim.stop() if isinstance(event, late) else None)
+    assert len(of(ChunkJudged, first)) == len(of(ChunkJudged, ask(wim, OTHER))) == len(wim.plan.chunks)
 
 
 def test_a_stop_counts_for_the_question_that_is_being_judged(folders):

@@ -189,7 +189,7 @@ def test_longrope_chooses_its_factors_once_for_the_planned_length(length, factor
     model = build_model(ModelConfig.from_dict(config))
     model.plan(length)
     expected = 1 / (torch.tensor(factors) * 10000.0 ** (torch.arange(0, 16, 2) / 16))
-    torch.testing.assert_close(model.model.rotary.inv_freq, expected)
+    assert torch.equal(model.model.rotary.inv_freq, expected)  # in the order of transformers, to the last bit
 
 
 def test_what_a_config_leaves_out_has_the_published_default():
@@ -199,6 +199,7 @@ def test_what_a_config_leaves_out_has_the_published_default():
     read = ModelConfig.from_dict(config)
     assert (read.num_key_value_heads, read.head_dim, read.rope.theta, read.rms_norm_eps) == (4, 16, 10000.0, 1e-6)
     assert not read.tie_word_embeddings
+    assert ModelConfig.from_dict(config | {"hidden_act": "swish"}) == read  # another name of silu
     del config["architectures"]
     assert ModelConfig.from_dict(config) == read
     windowed = base_config("qwen2") | {"use_sliding_window": True, "max_window_layers": 0, "max_position_embeddings": 8192}
@@ -239,6 +240,9 @@ def test_what_a_config_leaves_out_has_the_published_default():
         ("qwen2", {"rope_scaling": YARN | {"attention_factor": "x"}}, ["attention_factor = 'x'"]),
         ("qwen2", QWEN2_WINDOW | {"layer_types": ["chunked_attention"] * 3}, ["'chunked_attention'", "sliding_attention"]),
         ("qwen2", QWEN2_WINDOW | {"max_window_layers": None}, ["max_window_layers = None"]),
+        ("qwen2", QWEN2_WINDOW | {"max_window_layers": True}, ["max_window_layers = True"]),
+        ("qwen2", QWEN2_WINDOW | {"use_sliding_window": "false"}, ["use_sliding_window = 'false'"]),
+        ("qwen2", QWEN2_WINDOW | {"layer_types": 5}, ["5 layer_types", "3 layers"]),
         ("phi3", {"rope_scaling": LONGROPE | {"factor": "x"}}, ["factor = 'x'"]),
         ("phi3", {"rope_scaling": LONGROPE | {"short_factor": ["x"] * 8}}, ["short_factor = 'x'"]),
         ("phi3", {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1}, ["original length of 1"]),

@@ -187,7 +187,7 @@ def test_loss_lies_on_replies_and_a_little_on_text(source):
 
 
 def test_branches_are_what_the_loop_asks(folder, source):
-    """Prompts as wim.plan makes them, and as many final questions with margins as without."""
+    """Prompts as wim.prompt_ids makes them, and as many final questions with margins as without."""
     tokenizer = Tokenizer.from_folder(folder)
     chat = ChatFormat.from_folder(folder, tokenizer)
     prompts = PromptIds(SimpleNamespace(tokenizer=tokenizer, chat=chat, name="tiny"), Prompts(), margin_tokens=1000)
@@ -228,7 +228,7 @@ def test_branches_are_what_the_loop_asks(folder, source):
 
 @torch.no_grad()
 def test_training_is_inference(folder, source):
-    """Each branch of a row gets the logits that it gets behind a KV cache that was filled up to its cut."""
+    """Each branch of a row gets the logits that it gets after a KV cache that was filled up to its cut."""
     model = load(folder)
     for parameter in model.parameters():
         parameter.mul_(8 if parameter.dim() == 2 else 1)  # as fresh ones, they hardly look at positions

@@ -55,8 +55,8 @@ def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> 
 
 def parse_window(text: str, option: str = "--margin-window") -> int | None:
     """A number of chunks; None for `all`. Raises InputError for anything else."""
-    if text != "all" and not (text.isdecimal() and len(text) < 10):
-        raise InputError(f"{option} is {text!r}; give a number of chunks, or all.")
+    if text != "all" and not (text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise InputError(f"{option} is {text!r}; give a number of chunks from 1 up, or all.")
     return None if text == "all" else int(text)
 
 
@@ -102,7 +102,8 @@ def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> 
     try:
         if sys.stdout is None:
             raise InputError("The standard output is closed; send it to a file or to /dev/null.")
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can write every character
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can write every character
         work()
         sys.stdout.flush()
     except InputError as error:
@@ -112,9 +113,12 @@ def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> 
         _discard_stdout()
         return 141
     except OSError as error:
-        reason = printable(str(error))
-        print(f"error: A file could not be read or written ({reason}); check its path and the free space.", file=sys.stderr)
-        _discard_stdout()
+        what = printable(str(error.filename)[:200]) if error.filename else "A file or stream"
+        print(f"error: {what} cannot be used ({error.strerror}); check it and the free space.", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _discard_stdout()
         return 2
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)

@@ -13,7 +13,7 @@ rolled back. So a token sees two ranges of its row:
     cut of c: ..............................|   the end of the document
 
 That is the whole mask, and three integers a token say it. The positions of a branch go on from its cut, so a branch
-computes here exactly what it computes behind a cache that was filled up to the cut.
+computes here exactly what it computes after a cache that was filled up to the cut.
 """
 
 from __future__ import annotations

@@ -87,7 +87,6 @@ def _without_tokenizer(folder: Path) -> None:
 
 def write_tokenizer(family: str, folder: Path, texts: Iterable[str], vocab_size: int) -> None:
     """Train a tokenizer of the family's kind on `texts` and write its files."""
-    _without_tokenizer(folder)
     if family == "phi3":
         ids = _train_sentencepiece(folder, texts, vocab_size)
     else:
@@ -141,12 +140,13 @@ def _train_byte_level(folder: Path, texts: Iterable[str], vocab_size: int, qwen2
         raise InputError(f"A vocabulary of {vocab_size} is too small; give {least}, for bytes and control tokens, or more.")
     if qwen2:
         tokenizer.pre_tokenizer, tokenizer.normalizer = split_at(QWEN2_PIECES), normalizers.NFC()
+    _without_tokenizer(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return {token: tokenizer.token_to_id(token) for token in (BOS, *CONTROL_TOKENS)}
 
 
 def _train_sentencepiece(folder: Path, texts: Iterable[str], vocab_size: int) -> dict[str, int]:
-    n_pieces = vocab_size - len(CONTROL_TOKENS)  # these are added behind the model's own, as Phi-3 does
+    n_pieces = vocab_size - len(CONTROL_TOKENS)  # these are added after the model's own, as Phi-3 does
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -167,6 +167,7 @@ def _train_sentencepiece(folder: Path, texts: Iterable[str], vocab_size: int) ->
     except RuntimeError as error:  # too few pieces for the characters, or more than the text gives
         reason = str(error).rpartition("] ")[2].rstrip(".")
         raise InputError(f"No {n_pieces} pieces can be learnt ({reason}); change vocab_size, or give more text.") from None
+    _without_tokenizer(folder)
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     return {BOS: 1, **{token: n_pieces + i for i, token in enumerate(CONTROL_TOKENS)}}
 
