@@ -429,7 +429,11 @@ def say_ratios(runs: dict[str, dict[str, float]]) -> None:
     others = {label: run["total_s"] for label, run in runs.items() if label == "llm" or label.startswith("transformers")}
     for label, run in runs.items():
         if not label.startswith("transformers"):
-            ratios = (f"{run['total_s'] / total:.2f} of {other}" for other, total in others.items() if other != label)
+            ratios = (
+                f"{run['total_s'] / total:.2f} times the seconds of {other}"
+                for other, total in others.items()
+                if other != label
+            )
             say(f"{label}: {', '.join(ratios)}")
 
 

@@ -69,7 +69,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--plot", metavar="FILE", help="draw accuracy against length (needs matplotlib)")
     add_checkpoint_options(parser)
-    add_reading_options(parser, margin_window="all")
+    for_demos = f", or {DEMO_MARGIN_TOKENS} for the demo checkpoints"
+    add_reading_options(parser, margin_window="all", margin_tokens=for_demos)
     return parser.parse_args(arguments)
 
 

@@ -24,7 +24,7 @@ def test_all_measurements_run_and_are_written(tmp_path):
     runs = results["runs"]
     assert [name.split(",")[0].split()[0] for name in runs] == ["llm", "wim", "wim", "transformers", "transformers"]
     assert all(run["total_s"] > 0 for run in runs.values())
-    assert ended.stdout.count(" of llm") == 2  # a line of ratios for each window
+    assert ended.stdout.count("times the seconds of llm") == 2  # a line of ratios for each window
 
 
 def test_bad_input_gets_a_sentence():

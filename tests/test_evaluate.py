@@ -349,7 +349,7 @@ def test_questions_of_a_file_share_their_document(folder, tmp_path, capsys):
     budgets = "--chunk-tokens 128 --margin-tokens 4 --answer-tokens 4 --device cpu".split()
     assert evaluate.main(["--model", folder, "--out", str(tmp_path / "out"), *options, *budgets]) == 0
     captured = capsys.readouterr()
-    assert "1 documents were left out" in captured.err
+    assert "since they do not fit: 1. The first" in captured.err
     row = next(line for line in captured.out.splitlines() if line.startswith("| squad"))
     assert [column.strip() for column in row.split("|")[2:4]] == ["own", "2"]
     records = read(tmp_path / "out")
@@ -374,7 +374,7 @@ def squad_file(path: Path, questions: list[str], text: str = "Mary went to the g
 def test_a_question_that_does_not_fit_is_left_out_at_any_length(folder, tmp_path, capsys, length):
     options = squad_file(tmp_path / "data.json", ["Who?", "Who went?", "Who" + " went" * 2000, "And who?"])
     assert evaluate.main(["--model", folder, "--out", str(tmp_path / "out"), *options, *length]) == 0
-    assert "1 documents were left out, since they do not fit. The first: The document has" in capsys.readouterr().err
+    assert "Documents left out, since they do not fit: 1. The first: The document has" in capsys.readouterr().err
     assert [record["document"] for record in read(tmp_path / "out")] == [0, 1, 3]
 
 
@@ -395,8 +395,8 @@ def test_a_question_that_does_not_fit_the_classifier_is_left_out(folder, tmp_pat
             "--pack has the model judge its own",
         ),
         (["--system", "Be brief."], "refuses a conversation of system and user (none, please)"),
-        (["--answer-tokens", "3000"], "No document fits. The first: The document has"),
-        (["--answer-tokens", "3000", "--lengths", "600"], "No document fits. The first: The document has"),
+        (["--answer-tokens", "3000"], "No document fits; the first: The document has"),
+        (["--answer-tokens", "3000", "--lengths", "600"], "No document fits; the first: The document has"),
         (["--lengths", "600,5"], "no question with passages that fits in 5 tokens"),
     ],
 )

@@ -106,8 +106,8 @@ def test_the_answer_is_on_stdout_and_everything_else_on_stderr(files, capsys, pa
     assert marks == n_chunks and (n_chunks > 1) == (pattern != "llm")
     summary = err.strip().splitlines()[-1]
     if pattern != "rag":
-        assert f"document {expected['document_tokens']} tokens in " in summary
-    assert f"answer {expected['tokens']['answer']} tokens in " in summary
+        assert f"document: {expected['document_tokens']} tokens read in " in summary
+    assert re.search(rf"answer: {expected['tokens']['answer']} tokens? written in ", summary)
 
 
 def test_json_is_one_object_with_everything(files, capsys):
@@ -416,7 +416,11 @@ def test_the_terminal_follows_a_run(capsys, monkeypatch, live):
     assert captured.out == "At home.\n"
     assert "[chunk 1] Mary went home.  ✓ relevant (0.90)" in captured.err
     assert "[chunk 2] None.  ✗ not relevant (0.12)" in captured.err
-    assert captured.err.strip().splitlines()[-1].endswith("document 90 tokens in 1.50 s · answer 2 tokens in 0.25 s")
+    assert (
+        captured.err.strip()
+        .splitlines()[-1]
+        .endswith("document: 90 tokens read in 1.50 s · answer: 2 tokens written in 0.25 s")
+    )
     assert ("90/90 tokens" in captured.err) == live  # the progress bar is for people
 
 

@@ -24,11 +24,12 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="CUDA: compile the layers, which takes some seconds, for faster reading")
 
 
-def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> None:
-    """margin_window: the script's default, a number or `all`."""
+def add_reading_options(parser: argparse.ArgumentParser, margin_window: str, margin_tokens: str = "") -> None:
+    """margin_window: the script's default, a number or `all`; margin_tokens: what is added to the default in the help."""
     add, defaults = parser.add_argument, Settings()
     add("--chunk-tokens", type=int, help=f"default {CHUNK_TOKENS}, or {DEMO_CHUNK_TOKENS} for the demo checkpoints")
-    add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {defaults.margin_tokens}")
+    longest = f"{defaults.margin_tokens}{margin_tokens}"
+    add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {longest}")
     together = f"write the margins of N chunks together; default {margin_window}"
     add("--margin-window", default=margin_window, metavar="N|all", help=together)
     add("--pack", action="store_true", help="judge a margin while the next chunk is read (window 1)")

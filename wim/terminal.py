@@ -87,10 +87,16 @@ def _verdict(relevant: bool, probability: float | None) -> str:
 
 
 def summary(done: Done) -> str:
-    """One line of counts and seconds."""
+    """One line of counts and seconds. Those of margins and answer hold the reading of their prompts as well."""
     parts = []
-    counted = {"document": "prefill", "margins": "margins", "verdicts": "verdicts", "answer": "answer"}
-    for tokens, seconds in counted.items():
-        if done.tokens.get(tokens):
-            parts.append(f"{tokens} {done.tokens[tokens]} tokens in {done.seconds.get(seconds, 0):.2f} s")
+    counted = {
+        "document": ("prefill", "read"),
+        "margins": ("margins", "written"),
+        "verdicts": ("verdicts", "read"),
+        "answer": ("answer", "written"),
+    }
+    for tokens, (phase, done_to_them) in counted.items():
+        if n_tokens := done.tokens.get(tokens):
+            unit = "token" if n_tokens == 1 else "tokens"
+            parts.append(f"{tokens}: {n_tokens} {unit} {done_to_them} in {done.seconds.get(phase, 0):.2f} s")
     return " · ".join(parts)

@@ -114,7 +114,7 @@ class ScoreTable:
 
 def margin_table(records: list[AnswerRecord], cells: Iterable[Cell]) -> list[str]:
     """How right margins and verdicts are, a row for each task and length whose evidence is known."""
-    names = ["task", "tokens", "margins with evidence", "without", "verdicts on them", "rag: verdicts on chunks"]
+    names = ["task", "tokens", "margins of chunks with a fact", "without", "verdicts on margins", "rag: verdicts on chunks"]
     rows = []
     for cell in cells:
         for task in cell.tasks:
