@@ -37,6 +37,7 @@ from weights import Checkpoint
 from weights.device import check_compile, free_bytes, peak_bytes, pick_device, pick_dtype
 from wim.chunks import Chunk
 from wim.classifier import Classifier
+from wim.evaluation.plot import check_plot
 from wim.events import Done, MarginToken
 from wim.loop import WiM
 from wim.options import exit_code, parse_window
@@ -352,8 +353,8 @@ def run(args: argparse.Namespace) -> None:
     n_tokens = args.tokens if args.tokens is not None else (65536 if cuda else 4096)
     if args.json and not (Path(args.json).absolute().parent.is_dir() and not Path(args.json).is_dir()):
         raise InputError(f"--json {args.json} is a folder, or its folder does not exist; give a file's path.")
-    if args.plot and not find_spec("matplotlib"):
-        raise InputError("--plot needs matplotlib; install the extra: pip install -e '.[plot]'.")
+    if args.plot:
+        check_plot(args.plot)
     if n_tokens < 1:
         raise InputError(f"--tokens is {n_tokens}; give at least 1.")
     settings = Settings(

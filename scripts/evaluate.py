@@ -28,12 +28,14 @@ from wim.evaluation.run import Setup, run
 from wim.evaluation.table import ScoreTable, margin_table
 from wim.evaluation.workers import usable_cores
 from wim.options import (
+    MAX_DIGITS,
     add_checkpoint_options,
     add_reading_options,
     exit_code,
     open_checkpoints,
     reading_prompts,
     reading_settings,
+    whole_number,
 )
 from wim.plan import PATTERNS, is_demo
 from wim.tasks import FORMATS, TASKS
@@ -44,7 +46,6 @@ from wim.tasks.readers import default_corpus
 DEMO_MARGIN_TOKENS = 64
 # The most unasked: each takes seconds to start and 400 MiB, and cores that are seen may be other containers' as well.
 DEFAULT_WORKERS = 8
-MAX_DIGITS = 9  # of a length; thousands of them are more than int() reads
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -85,14 +86,14 @@ def names(text: str, option: str, known: list[str]) -> list[str]:
 
 def numbers(text: str, option: str) -> list[int]:
     """Numbers separated by commas. Raises InputError for one that is none, or not positive."""
-    found = [part.strip() for part in text.split(",")]
-    for part in found:
-        if not part.isdecimal() or len(part) > MAX_DIGITS or int(part) < 1:
-            raise InputError(
-                f"{option} names {part[:40]!r}; give whole numbers above zero of at most {MAX_DIGITS} digits, "
-                "such as 1024,2048."
-            )
-    return list(dict.fromkeys(map(int, found)))
+    parts = [part.strip() for part in text.split(",")]
+    found = [whole_number(part) for part in parts]
+    if None in found:
+        raise InputError(
+            f"{option} names {parts[found.index(None)][:40]!r}; give whole numbers above zero of at most {MAX_DIGITS} "
+            "digits, such as 1024,2048."
+        )
+    return list(dict.fromkeys(found))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -166,9 +167,9 @@ def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
         folders[args.classifier] = resolve(args.classifier)
     weights, small_files = {}, {}
     for name, folder in folders.items():
-        weights[name] = fingerprint(path for file in weight_files(folder) if (path := folder / file).exists())
-        small_files[name] = fingerprint(path for file in SMALL_FILES if (path := folder / file).exists())
         read_headers(folder)  # which says what is absent, or damaged
+        weights[name] = fingerprint(folder / file for file in weight_files(folder))
+        small_files[name] = fingerprint(path for file in SMALL_FILES if (path := folder / file).exists())
     corpus = args.corpus
     if corpus is None and setup.cells[0].tasks == ("multihop_rag",):
         corpus = default_corpus(args.data)

@@ -82,12 +82,12 @@ class ChatFormat:
         if system is not None:
             self._split(rendered, SYSTEM_MARK, "the system prompt")
 
-        kept = before.rstrip(" ")
-        header = self._encode(kept, system, start=True)
+        before, lead = _cut_spaces(before)
+        header = self._encode(before, system, start=True)
         tokenizer = self._tokenizer
         if tokenizer.adds_bos and tokenizer.bos_id not in header[:1]:
             header = [tokenizer.bos_id, *header]
-        return Pieces(header, before[len(kept) :], self._encode(after, system, start=False))
+        return Pieces(header, lead, self._encode(after, system, start=False))
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         try:
@@ -112,13 +112,19 @@ class ChatFormat:
 
     def _encode(self, piece: str, system: str | None, *, start: bool) -> list[int]:
         """A piece of the template, with the system prompt, as data, at its mark."""
-        first, *rest = piece.split(SYSTEM_MARK)
-        kept = first.rstrip(" ") if rest else first
-        ids = self._tokenizer.encode_template(kept, after=() if start else None)
-        for fixed in rest:  # one at most
-            ids += self._tokenizer.encode(first[len(kept) :] + (system or ""), after=ids)
-            ids += self._tokenizer.encode_template(fixed, after=ids)
+        first, mark, rest = piece.partition(SYSTEM_MARK)
+        first, lead = _cut_spaces(first) if mark else (first, "")
+        ids = self._tokenizer.encode_template(first, after=() if start else None)
+        if mark:
+            ids += self._tokenizer.encode(lead + (system or ""), after=ids)
+            ids += self._tokenizer.encode_template(rest, after=ids)
         return ids
+
+
+def _cut_spaces(before: str) -> tuple[str, str]:
+    """What a template writes before a text, and the spaces at its end, which belong to the text's first word."""
+    kept = before.rstrip(" ")
+    return kept, before[len(kept) :]
 
 
 def _read_template(folder: Path) -> tuple[str, str]:

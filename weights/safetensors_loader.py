@@ -22,6 +22,7 @@ from weights.files import INDEX, SINGLE, weight_files
 
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of an element
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+LFS_POINTER = b"version https://git-lfs."
 # Old checkpoints store the rotary frequencies, which follow from the configuration.
 DERIVED = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 
@@ -85,18 +86,21 @@ def read_headers(folder: Path) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     for name in weight_files(folder):
         file = folder / name
-        if not file.is_file():
+        if not file.exists():
             raise InputError(_absent(folder, name))
+        try:
+            with file.open("rb") as start:
+                is_pointer = start.read(len(LFS_POINTER)) == LFS_POINTER
+        except OSError as error:
+            raise InputError(f"{file} cannot be read ({error.strerror}); check that it is a readable file.") from None
+        if is_pointer:
+            raise InputError(f"{file} is only a Git LFS pointer; fetch the file itself (git lfs pull).")
         try:
             with safe_open(file, framework="pt") as tensors:
                 for key in tensors.keys():
                     view = tensors.get_slice(key)
                     stored[key] = Stored(file, tuple(view.get_shape()), view.get_dtype())
         except (SafetensorError, OSError) as error:
-            with file.open("rb") as start:
-                is_pointer = start.read(24) == b"version https://git-lfs."
-            if is_pointer:
-                raise InputError(f"{file} is only a Git LFS pointer; fetch the file itself (git lfs pull).") from None
             raise InputError(f"{file} is cut short or damaged ({error}); download it again.") from None
     return stored
 

@@ -44,7 +44,6 @@ class WiM:
         self.chunk_ends: list[int] = []  # the cache's length after each chunk that has been read
         self.relevance: dict[str, list[float]] = {}  # pattern `rag`: for a question, the probability of each chunk
         self.stopped = False
-        self._n_judged = 0  # chunks, by `rag`: after a stop, later questions are judged on as many
         self._holds_selection = False  # the cache holds chunks that `rag` took out of the document, not its beginning
         # Pack needs one model for both, and one margin at a time.
         self._packs = self.settings.pack and classifier is not None and classifier.session.model is session.model
@@ -77,10 +76,11 @@ class WiM:
         """
         prompts = [self.prompts.relevance(query) for query in queries]
         found: list[list[float]] = []  # for each chunk, the probabilities for all questions
-        least = self._n_judged if self.stopped else 1
+        # After a stop: as many chunks as for the questions before.
+        n_wanted = min(map(len, self.relevance.values()), default=1) if self.stopped else 1
         yield from self._back_to_header()
         for chunk in self.plan.chunks:
-            if self.stopped and chunk.index >= max(least, 1):
+            if self.stopped and chunk.index >= n_wanted:
                 break
             self._holds_selection = True
             with self._timed("verdicts"):
@@ -92,7 +92,6 @@ class WiM:
                 relevant = probability >= self.settings.threshold
                 yield ChunkJudged(chunk.index, len(self.plan.chunks), len(chunk.ids), relevant, probability)
             yield from self._back_to_header()
-        self._n_judged = len(found)
         self.relevance |= {query: list(row) for query, row in zip(queries, zip(*found, strict=True), strict=True)}
 
     # The three patterns ------------------------------------------------------------------------------------------------
@@ -177,11 +176,10 @@ class WiM:
             if margin is None:
                 self.session.prefill(chunk.ids)
             else:
-                verdict = self.classifier.judge_while_reading(query, margin.text, self.session, chunk.ids)
+                probability, n_tokens = self.classifier.judge_while_reading(query, margin.text, self.session, chunk.ids)
+                self._tokens["verdicts"] += n_tokens
             self.session.synchronize()
         if margin is not None:
-            probability, n_tokens = verdict
-            self._tokens["verdicts"] += n_tokens
             yield self._judged(margin, probability)
         self._tokens["document"] += len(chunk.ids)
         self.chunk_ends.append(self.session.length)

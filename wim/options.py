@@ -13,6 +13,8 @@ from wim.plan import CHUNK_TOKENS, DEMO_CHUNK_TOKENS, Settings, default_chunk_to
 from wim.prompts import Prompts
 from wim.terminal import printable
 
+MAX_DIGITS = 9  # thousands of them are more than int() reads
+
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -56,9 +58,17 @@ def add_reading_options(parser: argparse.ArgumentParser, margin_window: str, mar
 
 def parse_window(text: str, option: str = "--margin-window") -> int | None:
     """A number of chunks; None for `all`. Raises InputError for anything else."""
-    if text != "all" and not (text.isdecimal() and len(text) < 10 and int(text) > 0):
+    if text == "all":
+        return None
+    if (n_chunks := whole_number(text)) is None:
         raise InputError(f"{option} is {text!r}; give a number of chunks from 1 up, or all.")
-    return None if text == "all" else int(text)
+    return n_chunks
+
+
+def whole_number(text: str) -> int | None:
+    """A number from 1 up with at most MAX_DIGITS digits; None for any other text."""
+    number = int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else 0
+    return number or None
 
 
 def reading_settings(args: argparse.Namespace, pattern: str = "wim", margin_tokens: int | None = None) -> Settings:
