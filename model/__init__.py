@@ -9,12 +9,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 from model.cache import KVCache
-from model.causal_lm import CausalLM
 from model.config import ModelConfig
 from model.errors import InputError
 from model.llama import Llama
 from model.phi3 import Phi3
 from model.qwen2 import Qwen2
+from model.transformer import CausalLM
 
 MODELS = {"llama": Llama, "phi3": Phi3, "qwen2": Qwen2}
 

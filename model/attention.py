@@ -1,7 +1,7 @@
 """Attention of new queries over keys that are already there, without a mask where the platform has a causal kernel.
 
-Attention can be computed over parts of the keys and merged (model/merge.py). So a chunk that follows a long prefix needs no
-(chunk, prefix + chunk) mask: the prefix is seen by every query, and the chunk itself is the plain causal triangle.
+Attention can be computed over parts of the keys and merged (model/kernels/merge.py). So a chunk that follows a long prefix
+needs no (chunk, prefix + chunk) mask: the prefix is seen by every query, and the chunk itself is the plain causal triangle.
 
 Shapes here: queries (batch, n_heads, n_queries, head_dim), keys and values (batch, n_kv_heads, n_keys, head_dim), LSE
 (batch, n_heads, n_queries) float32. With grouped-query attention n_heads is a multiple of n_kv_heads and query head h reads
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.attention_cuda import causal_attention_cuda, flash_attention, flash_serves
-from model.merge import Part, merge
+from model.kernels.cuda_attention import causal_attention_cuda, flash_attention, flash_serves
+from model.kernels.merge import Part, merge
 
 MAX_SCORES = 2**27  # float32 numbers, half a GiB
 

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from model.attention import attention_with_lse, causal_attention
-from model.attention_cuda import flash_serves
-from model.branch_cuda import VarlenRows
 from model.cache import KVCache
-from model.merge import Part, merge
+from model.kernels.cuda_attention import flash_serves
+from model.kernels.cuda_branches import VarlenRows
+from model.kernels.merge import Part, merge
 
 
 class Branches:
-    """A context (model/causal_lm.py) of rows over one cache.
+    """A context (model/transformer.py) of rows over one cache.
 
     ends: row r sees the first ends[r] positions of the cache, then itself
     pads: prompts of different lengths are padded on the left to one length; row r's first pads[r] slots hold nothing
@@ -58,7 +58,7 @@ class Branches:
     def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
         """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each.
 
-        Three ways to the same: groups of varying length (FlashAttention, on CUDA; model/branch_cuda.py), one query a row
+        Three ways to the same: groups of varying length (FlashAttention; kernels/cuda_branches.py), one query a row
         under a mask (elsewhere), and row by row, which is the definition (prompts off CUDA, and sliding windows).
         """
         start, end = self.length, self.length + k.shape[2]

@@ -29,7 +29,7 @@ class KVCache:
 
     The models see it through three methods, in this order in each forward pass: `positions` (where the new tokens stand),
     `attend` (once per layer: store the new keys and values, then attend), `advance` (once: the new tokens are read).
-    Branches (model/branch.py) and CUDA graphs (model/decode.py) write above `length` without moving it.
+    Branches (model/branch.py) and CUDA graphs (model/graph.py) write above `length` without moving it.
     """
 
     def __init__(

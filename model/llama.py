@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.causal_lm import Attend, CausalLM
 from model.config import ModelConfig
-from model.fused import FusedLinears
+from model.kernels.fused_linears import FusedLinears
 from model.rotary import apply_rotary
+from model.transformer import Attend, CausalLM
 
 
 class LlamaAttention(nn.Module):
@@ -22,7 +22,7 @@ class LlamaAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, n_q, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, n_kv, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, n_kv, bias=config.attention_bias)
-        self.qkv = FusedLinears(self.q_proj, self.k_proj, self.v_proj)  # for speed one product (model/fused.py)
+        self.qkv = FusedLinears(self.q_proj, self.k_proj, self.v_proj)  # for speed (kernels/fused_linears.py)
         self.o_proj = nn.Linear(n_q, config.hidden_size, bias=config.attention_bias)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:

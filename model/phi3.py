@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.causal_lm import Attend, CausalLM
 from model.config import ModelConfig
 from model.rotary import apply_rotary
+from model.transformer import Attend, CausalLM
 
 
 class Phi3Attention(nn.Module):

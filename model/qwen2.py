@@ -7,10 +7,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.causal_lm import Attend, CausalLM
 from model.config import ModelConfig
-from model.fused import FusedLinears
+from model.kernels.fused_linears import FusedLinears
 from model.rotary import apply_rotary
+from model.transformer import Attend, CausalLM
 
 
 class Qwen2Attention(nn.Module):

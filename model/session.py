@@ -4,7 +4,7 @@ prefill    read tokens; their keys and values stay
 generate   read a prompt and continue it, token by token
 rollback   forget everything from a length on
 branch     continue several prompts from several ends of what has been read, together
-compare    how probable is one kind of reply against another, without writing it; `prefill_and_compare` does both at once
+probability    how probable is one kind of reply against another, without writing it
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from model.attention_cuda import flash_serves
 from model.branch import Branches
 from model.cache import KVCache
-from model.causal_lm import CausalLM, Context
 from model.errors import InputError
-from model.pack import Packed
+from model.kernels.cuda_attention import flash_serves
+from model.packed import Packed
 from model.sampling import Sampler
+from model.transformer import CausalLM, Context
 
 if TYPE_CHECKING:
-    from model.decode import GraphDecoder
+    from model.graph import GraphDecoder
 
 # The most that `prefill` reads in one forward pass: bounds the memory for activations. Prompts of branches go in one pass,
 # however many they are.
@@ -45,7 +45,7 @@ class Session:
         weight = model.lm_head.weight
         self.model, self.device = model, weight.device
         self.cache = KVCache(model.config, capacity, device=weight.device, dtype=weight.dtype)
-        # The kernel of model/decode.py takes what FlashAttention does, except heads of fewer than 16 channels. That module
+        # The kernel of model/graph.py takes what FlashAttention does, except heads of fewer than 16 channels. That module
         # is imported where it is used: it loads the compiler, which takes seconds.
         self.use_graphs = flash_serves(self.cache.storage) and model.config.head_dim >= 16
         self.decoders: dict[tuple[int, int], GraphDecoder] = {}  # by (rows, index of the first row)
@@ -80,7 +80,7 @@ class Session:
         """Read the prompt, then yield token ids until a stop id (which is not yielded) or `max_tokens`.
 
         Prompt and tokens stay in the cache, as if read (but for the last of `max_tokens`); roll back to be rid of them.
-        Raises InputError, as `branch` and `compare` do, where the model computes NaN or infinity after the prompt.
+        Raises InputError, as `branch` and `probability` do, where the model computes NaN or infinity after the prompt.
         """
         logits = _checked(self.prefill(prompt))
         n_tokens = 0
@@ -120,19 +120,19 @@ class Session:
             yield [token_id if on else None for on, token_id in zip(running, token_ids, strict=True)]
 
     @torch.inference_mode()
-    def compare(self, prompts: Sequence[Sequence[int]], first: Sequence[int], second: Sequence[int]) -> list[float]:
-        """After each prompt, the probability that the next token is one of `first` rather than one of `second`.
+    def probability(self, prompts: Sequence[Sequence[int]], yes_ids: Sequence[int], no_ids: Sequence[int]) -> list[float]:
+        """After each prompt, the probability that the next token is one of `yes_ids` rather than one of `no_ids`.
 
         The prompts are branches from everything that has been read; nothing stays.
         """
         logits, _ = self._read_branches([self.length] * len(prompts), prompts, 0)
-        return _probability(logits, first, second).tolist()
+        return _probability(logits, yes_ids, no_ids).tolist()
 
     @torch.inference_mode()
-    def prefill_and_compare(
-        self, token_ids: Sequence[int], other: Session, prompt: Sequence[int], first: Sequence[int], second: Sequence[int]
+    def prefill_and_probability(
+        self, token_ids: Sequence[int], other: Session, prompt: Sequence[int], yes_ids: Sequence[int], no_ids: Sequence[int]
     ) -> float:
-        """`prefill` here and `compare` with one prompt on another session of the same model, in one forward pass.
+        """`prefill` here and `probability` with one prompt on another session of the same model, in one forward pass.
 
         What is read here is the same to rounding: some matrix kernels add up in another order for more tokens.
         """
@@ -142,7 +142,7 @@ class Session:
         last, length = token_ids[n_first:], other.length
         logits = self.model(self._tensor([[*last, *prompt]]), Packed(self.cache, len(last), other.cache))[:, -1]
         other.rollback(length)
-        return _probability(_checked(logits), first, second).item()
+        return _probability(_checked(logits), yes_ids, no_ids).item()
 
     def _read_branches(
         self, ends: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int
@@ -202,7 +202,7 @@ class Session:
 
     def _graph(self, ends: list[int], starts: list[int], slots: list[int], n_tokens: int) -> Step:
         """See GraphDecoder.begin. More rows than a decoder takes are shared out among several."""
-        from model.decode import GraphDecoder, max_rows, next_power_of_two
+        from model.graph import GraphDecoder, max_rows, next_power_of_two
 
         size, decoders = max_rows(self.model.config), []
         for at in range(0, len(ends), size):
@@ -247,7 +247,7 @@ def _checked(logits: Tensor) -> Tensor:
     return logits
 
 
-def _probability(logits: Tensor, first: Sequence[int], second: Sequence[int]) -> Tensor:
-    """P(first) / (P(first) + P(second)) of the next token, (rows,)."""
-    log_odds = logits[:, list(first)].float().logsumexp(-1) - logits[:, list(second)].float().logsumexp(-1)
+def _probability(logits: Tensor, yes_ids: Sequence[int], no_ids: Sequence[int]) -> Tensor:
+    """P(yes) / (P(yes) + P(no)) of the next token, (rows,)."""
+    log_odds = logits[:, list(yes_ids)].float().logsumexp(-1) - logits[:, list(no_ids)].float().logsumexp(-1)
     return log_odds.sigmoid()

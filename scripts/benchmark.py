@@ -25,24 +25,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
-from model import CausalLM, InputError, KVCache, ModelConfig, build_model  # before torch: see there
+from model import CausalLM, InputError, KVCache, build_model  # before torch: see there
+from weights.config import read_model_config
 
 # isort: split
 import torch
+from cli.options import exit_code, parse_window
+from evaluation.plot import check_plot
 from transformers_baseline import TransformersBaseline
 
 from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
 from weights.device import check_compile, free_bytes, peak_bytes, pick_device, pick_dtype
+from wim.budget import Plan, make_plan
 from wim.chunks import Chunk
-from wim.classifier import Classifier
-from wim.evaluation.plot import check_plot
 from wim.events import Done, MarginToken
 from wim.loop import WiM
-from wim.options import exit_code, parse_window
-from wim.plan import Plan, Settings, make_plan
 from wim.prompts import Prompts
+from wim.settings import Settings
+from wim.verdict import Classifier
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -309,7 +311,7 @@ def load(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> 
         return checkpoint.load_model(device, dtype, checkpoint.config.max_position_embeddings, progress=True), config
     config = SHAPES[args.shapes]
     with torch.device("meta"):
-        model = build_model(ModelConfig.from_dict(config))
+        model = build_model(read_model_config(config))
     n_bytes, free = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize, free_bytes(device)
     if free is not None and n_bytes > free:
         raise InputError(

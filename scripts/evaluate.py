@@ -15,19 +15,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from model import InputError
-from weights.device import check_compile, pick_device, pick_dtype
-from weights.files import SMALL_FILES, weight_files
-from weights.hub import resolve
-from weights.safetensors_loader import read_headers
-from wim.evaluation.documents import Cell, Source
-from wim.evaluation.plot import check_plot, plot
-from wim.evaluation.progress import Progress
-from wim.evaluation.results import Results, fingerprint
-from wim.evaluation.run import Setup, run
-from wim.evaluation.table import ScoreTable, margin_table
-from wim.evaluation.workers import usable_cores
-from wim.options import (
+from cli.options import (
     MAX_DIGITS,
     add_checkpoint_options,
     add_reading_options,
@@ -37,10 +25,23 @@ from wim.options import (
     reading_settings,
     whole_number,
 )
-from wim.plan import PATTERNS, is_demo
-from wim.tasks import FORMATS, TASKS
-from wim.tasks.background import text_files
-from wim.tasks.readers import default_corpus
+from evaluation.plot import check_plot, plot
+from evaluation.progress import Progress
+from evaluation.results import Results, fingerprint
+from evaluation.run import Setup, run
+from evaluation.source import Cell, Source
+from evaluation.table import ScoreTable, margin_table
+from evaluation.workers import usable_cores
+from tasks import FORMATS, TASKS
+from tasks.background import text_files
+from tasks.formats import default_corpus
+
+from model import InputError
+from weights.device import check_compile, pick_device, pick_dtype
+from weights.files import SMALL_FILES, weight_files
+from weights.hub import resolve
+from weights.safetensors_loader import read_headers
+from wim.settings import PATTERNS, is_demo
 
 # The margins of a demo checkpoint are a few short sentences, and its context is too short to plan for more.
 DEMO_MARGIN_TOKENS = 64

@@ -16,11 +16,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from model import InputError
-from weights.device import peak_bytes, pick_device, pick_dtype
-from wim.events import AnswerToken, ChunkJudged, Done
-from wim.loop import WiM
-from wim.options import (
+from cli.options import (
     add_checkpoint_options,
     add_reading_options,
     exit_code,
@@ -28,9 +24,14 @@ from wim.options import (
     reading_prompts,
     reading_settings,
 )
-from wim.plan import PATTERNS, Settings
+from cli.terminal import Terminal, printable
+
+from model import InputError
+from weights.device import peak_bytes, pick_device, pick_dtype
+from wim.events import AnswerToken, ChunkJudged, Done
+from wim.loop import WiM
 from wim.reader import open_document
-from wim.terminal import Terminal, printable
+from wim.settings import PATTERNS, Settings
 
 DEMO_DOCUMENT = Path(__file__).with_name("demo.txt")
 DEMO_QUERY = "Where is the lamp?"

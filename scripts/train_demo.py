@@ -2,7 +2,7 @@
 
     python scripts/train_demo.py --family llama --out demo --text BOOKS --minutes 20
 
-What it is taught, and how, is in wim/training/; this is the loop. It writes a folder as checkpoints are published, and
+What it is taught, and how, is in scripts/training/; this is the loop. It writes a folder as checkpoints are published, and
 once a minute the state of the run, from which --resume goes on after an interruption.
 """
 
@@ -19,18 +19,16 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are the parallelism
 
-from model import InputError, ModelConfig, build_model  # before torch: see there
+from model import InputError, build_model  # before torch: see there
+from weights.config import read_model_config
 
 # isort: split
 import torch
+from cli.options import exit_code
 from torch import Tensor
-
-from weights.device import pick_device
-from weights.hub import resolve
-from wim.options import exit_code
-from wim.training.corpus import make_source, tokenizer_texts, training_text
-from wim.training.documents import Lengths
-from wim.training.folder import (
+from training.corpus import make_source, tokenizer_texts, training_text
+from training.document_maker import Lengths
+from training.folder import (
     FAMILIES,
     SIZES,
     copy_tokenizer,
@@ -41,10 +39,13 @@ from wim.training.folder import (
     write_tokenizer,
     write_weights,
 )
-from wim.training.objective import report
-from wim.training.optimizer import OPTIMIZERS, initialise, lr_factor, make_optimizers
-from wim.training.rows import Batches, batch_loader
-from wim.training.run import Run, make_loss
+from training.objective import report
+from training.optimizer import OPTIMIZERS, initialise, lr_factor, make_optimizers
+from training.rows import Batches, batch_loader
+from training.trainer import Run, make_loss
+
+from weights.device import pick_device
+from weights.hub import resolve
 
 LENGTHS = "128-256:0.2,256-1024:0.45,1024-2048:0.15,2048-4096:0.1,4096-8192:0.1"
 UNTIMED_STEPS = 3  # the first ones of a session compile; they do not count as time
@@ -135,7 +136,7 @@ def train(args: argparse.Namespace) -> None:
     resume = args.state.exists()  # without --resume, `check` has refused that
     start_from = resolve(args.start_from) if args.start_from and not resume else None
 
-    model = build_model(ModelConfig.from_dict(make_config(args.family, sizes)))
+    model = build_model(read_model_config(make_config(args.family, sizes)))
     if start_from is not None:
         read_weights(model, start_from)
     else:

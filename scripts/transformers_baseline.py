@@ -13,7 +13,7 @@ from collections import Counter
 
 import torch
 
-from model.causal_lm import CausalLM
+from model.transformer import CausalLM
 
 
 class TransformersBaseline:

@@ -3,9 +3,9 @@
 And device.py: where the weights go, and what fits there.
 """
 
-from weights.chat import ChatFormat
 from weights.checkpoint import Checkpoint
 from weights.hub import DEMOS
-from weights.tokenizer import Tokenizer
+from weights.text.chat import ChatFormat
+from weights.text.tokenizer import Tokenizer
 
 __all__ = ["DEMOS", "ChatFormat", "Checkpoint", "Tokenizer"]

@@ -13,11 +13,12 @@ from torch import nn
 
 from model import ModelConfig, build_model
 from model.errors import InputError
-from weights.chat import ChatFormat
+from weights.config import read_model_config
 from weights.files import read_json
 from weights.hub import resolve
 from weights.safetensors_loader import load_weights
-from weights.tokenizer import Tokenizer
+from weights.text.chat import ChatFormat
+from weights.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Checkpoint:
         folder = resolve(name, revision, weights=False)
         if not (folder / "config.json").exists():
             raise InputError(f"{folder} has no config.json, so it is no checkpoint folder; give the one that has it.")
-        config = ModelConfig.from_dict(read_json(folder / "config.json"))
+        config = read_model_config(read_json(folder / "config.json"))
         tokenizer = Tokenizer.from_folder(folder)
         chat = ChatFormat.from_folder(folder, tokenizer)
         # Added tokens beyond the embedding do no harm while nothing writes them.

@@ -3,9 +3,10 @@
 This is the part to carry over to another model. In which order to read: README.md.
 """
 
+from wim.budget import Plan, make_plan
 from wim.loop import WiM
-from wim.plan import Plan, Settings, make_plan
 from wim.prompts import Prompts
 from wim.reader import Reader, open_document
+from wim.settings import Settings
 
 __all__ = ["Plan", "Prompts", "Reader", "Settings", "WiM", "make_plan", "open_document"]

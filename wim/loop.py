@@ -23,17 +23,17 @@ from contextlib import contextmanager
 
 from model.sampling import Sampler
 from model.session import Session
+from wim.budget import Plan
 from wim.chunks import Chunk
-from wim.classifier import Classifier
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Event, Margin, MarginDone, MarginToken, Rollback
-from wim.plan import Plan
 from wim.repeats import without_repeats
+from wim.verdict import Classifier
 
 
 class WiM:
     """One document and the questions asked about it.
 
-    plan: the document in chunks, the settings and the prompts (wim/plan.py)
+    plan: the document in chunks, the settings and the prompts (wim/budget.py)
     session: the model, with a cache of at least plan.capacity positions
     classifier: judges margins; None keeps them all
     """
@@ -85,7 +85,7 @@ class WiM:
             self._holds_selection = True
             with self._timed("verdicts"):
                 self.session.prefill(chunk.ids)
-                probabilities = self.session.compare(prompts, self.prompts.yes, self.prompts.no)
+                probabilities = self.session.probability(prompts, self.prompts.yes, self.prompts.no)
             self._tokens["verdicts"] += len(chunk.ids) + sum(map(len, prompts))
             found.append(probabilities)
             for probability in probabilities:

@@ -12,7 +12,7 @@ class PromptIds:
 
     header: what stands before the document: the chat format's header and the words that open the prompt
     chat_header: the first of the two alone, before a verdict
-    closing: what the chat format writes after the user's text, so that the model replies (weights/chat.py has the picture)
+    closing: what the chat format writes after the user's text, so that the model replies (see weights/text/chat.py)
     stop_ids: the tokens that end a reply
     margin_tokens: what a margin may take in a prompt, see `_note`
     yes, no: the first tokens of a reply that says yes or no, however it is spelt

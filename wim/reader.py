@@ -13,10 +13,11 @@ from model import InputError, KVCache, ModelConfig
 from model.session import PREFILL_TOKENS, Session
 from weights import Checkpoint
 from weights.device import check_compile, free_bytes
-from wim.classifier import Classifier
+from wim.budget import Plan, make_plan
 from wim.loop import WiM
-from wim.plan import Plan, Settings, make_plan
 from wim.prompts import Prompts
+from wim.settings import Settings
+from wim.verdict import Classifier
 
 GIB = 2**30
 

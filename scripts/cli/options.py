@@ -1,0 +1,142 @@
+"""The options that the scripts share, what they mean, and how a script ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from cli.terminal import printable
+from model import InputError
+from weights import DEMOS, Checkpoint
+from wim.prompts import Prompts
+from wim.settings import CHUNK_TOKENS, DEMO_CHUNK_TOKENS, Settings, default_chunk_tokens
+
+MAX_DIGITS = 9  # thousands of them are more than int() reads
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", default="demo-llama", metavar="FOLDER_OR_ID", help=f"a checkpoint; shipped: {', '.join(DEMOS)}")
+    add("--revision", help="which revision of a hub repository")
+    add("--classifier", default="same", metavar="same|none|FOLDER_OR_ID", help="who judges the margins")
+    add("--device", help="default: the first there is of cuda, mps, cpu")
+    add("--dtype", help="default: bfloat16 where the device has it")
+    add("--compile", action="store_true", help="CUDA: compile the layers, which takes some seconds, for faster reading")
+
+
+def add_reading_options(parser: argparse.ArgumentParser, margin_window: str, margin_tokens: str = "") -> None:
+    """margin_window: the script's default, a number or `all`; margin_tokens: what is added to the default in the help."""
+    add, defaults = parser.add_argument, Settings()
+    add("--chunk-tokens", type=int, help=f"default {CHUNK_TOKENS}, or {DEMO_CHUNK_TOKENS} for the demo checkpoints")
+    longest = f"{defaults.margin_tokens}{margin_tokens}"
+    add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {longest}")
+    together = f"write the margins of N chunks together; default {margin_window}"
+    add("--margin-window", default=margin_window, metavar="N|all", help=together)
+    add("--pack", action="store_true", help="judge a margin while the next chunk is read (window 1)")
+    add(
+        "--keep-repeats",
+        action="store_true",
+        help="keep sentences in the final prompt that an earlier margin holds already",
+    )
+    tokens, threshold = defaults.answer_tokens, defaults.threshold
+    add("--answer-tokens", type=int, default=tokens, help=f"at most this many tokens in the answer; default {tokens}")
+    relevant = f"from this probability of YES on, a margin is relevant; default {threshold}"
+    add("--threshold", type=float, default=threshold, help=relevant)
+    add("--prompts", metavar="FILE", help="a JSON file with prompts to use instead of the project's own")
+    add("--system", metavar="TEXT", help="a system prompt")
+    add("--temperature", type=float, default=defaults.temperature, help="0, the default, is greedy")
+    add(
+        "--top-p",
+        type=float,
+        default=defaults.top_p,
+        help="draw from the likeliest tokens that have this probability together; default 1",
+    )
+    add("--seed", type=int, default=defaults.seed, help=f"of the random draws; default {defaults.seed}")
+
+
+def parse_window(text: str, option: str = "--margin-window") -> int | None:
+    """A number of chunks; None for `all`. Raises InputError for anything else."""
+    if text == "all":
+        return None
+    if (n_chunks := whole_number(text)) is None:
+        raise InputError(f"{option} is {text!r}; give a number of chunks from 1 up, or all.")
+    return n_chunks
+
+
+def whole_number(text: str) -> int | None:
+    """A number from 1 up with at most MAX_DIGITS digits; None for any other text."""
+    number = int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else 0
+    return number or None
+
+
+def reading_settings(args: argparse.Namespace, pattern: str = "wim", margin_tokens: int | None = None) -> Settings:
+    """margin_tokens: where --margin-tokens is not given. Raises InputError for values that make no sense."""
+    default = Settings.margin_tokens if margin_tokens is None else margin_tokens
+    return Settings(
+        pattern=pattern,
+        chunk_tokens=default_chunk_tokens(args.model) if args.chunk_tokens is None else args.chunk_tokens,
+        margin_tokens=default if args.margin_tokens is None else args.margin_tokens,
+        answer_tokens=args.answer_tokens,
+        margin_window=parse_window(args.margin_window),
+        pack=args.pack,
+        keep_repeats=args.keep_repeats,
+        threshold=args.threshold,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        system=args.system,
+    )
+
+
+def reading_prompts(args: argparse.Namespace) -> Prompts:
+    """Raises InputError for a file that is not as it should be."""
+    return Prompts.from_file(args.prompts) if args.prompts is not None else Prompts()
+
+
+def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint | None]:
+    """The model and who judges margins: the same one, another, or nobody. Only their small files are read."""
+    checkpoint = Checkpoint.open(args.model, args.revision)
+    if args.classifier in ("same", "none"):
+        return checkpoint, checkpoint if args.classifier == "same" else None
+    return checkpoint, Checkpoint.open(args.classifier)
+
+
+def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> int:
+    """Do the work of a script: 0, or 2 with a sentence on stderr for what cannot be used, or 130 after Ctrl-C.
+
+    141, as a shell has it, where who read the output has gone (`| head`).
+    """
+    if sys.stderr is None:  # closed by the shell
+        sys.stderr = open(os.devnull, "w")
+    try:
+        if sys.stdout is None:
+            raise InputError("The standard output is closed; send it to a file or to /dev/null.")
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can write every character
+        work()
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        _discard_stdout()
+        return 141
+    except OSError as error:
+        what = printable(str(error.filename)[:200]) if error.filename else "A file or stream"
+        print(f"error: {what} cannot be used ({error.strerror}); check it and the free space.", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _discard_stdout()
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _discard_stdout() -> None:
+    """Or Python fails once more at its end, over what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,109 @@
+"""Tiny checkpoints that can chat, and runs of the loop over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from model_variants import randomise
+from safetensors.torch import save_file
+from training.folder import write_tokenizer
+from weights_helpers import CORPUS, tiny_config, write_checkpoint, write_json
+
+from model import build_model
+from weights import Checkpoint
+from weights.config import read_model_config
+from wim.events import AnswerToken, Done, Event, MarginToken
+from wim.loop import WiM
+from wim.reader import open_document
+from wim.settings import Settings
+
+# One of each architecture, and those options that change how a cache is read.
+READERS = {
+    "llama": ("llama", {}),
+    "qwen2": ("qwen2", {}),
+    "phi3": ("phi3", {}),
+    "qwen2-window": ("qwen2", {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1}),
+    "phi3-window": ("phi3", {"sliding_window": 50}),
+    "phi3-longrope": (
+        "phi3",
+        {
+            "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]},
+            "original_max_position_embeddings": 64,
+        },
+    ),
+}
+SETTINGS = Settings(chunk_tokens=60, margin_tokens=10, answer_tokens=9)
+QUERY = "Where is Mary?"
+
+
+def document(sentences: int = 24) -> str:
+    places = ["garden", "kitchen", "café", "office"]
+    text = ""
+    for i in range(sentences):
+        text += f"Mary went to the {places[i % 4]}. " if i % 3 else f"John picked up item {i}.\n\n"
+    return text
+
+
+def write_reader(folder: Path, name: str, seed: int = 0, **changes: object) -> Path:
+    """A whole checkpoint folder whose random weights make attention pick and logits differ."""
+    kind, options = READERS[name]
+    options = {"max_position_embeddings": 2048, **options, **changes}
+    if kind == "phi3":
+        # With YES and NO in its vocabulary, which weights_helpers' does not tell apart.
+        texts = [*CORPUS, *["Reply YES or NO. YES, Yes, yes. NO, No, no."] * 20]
+        write_tokenizer(kind, folder, texts, vocab_size=480)
+        write_json(folder / "config.json", tiny_config(kind, 480, **options))
+    else:
+        write_checkpoint(folder, kind, **options)
+    model = build_model(read_model_config(json.loads((folder / "config.json").read_text())))
+    randomise(model, seed)
+    save_file({name: parameter.data for name, parameter in model.named_parameters()}, folder / "model.safetensors")
+    return folder
+
+
+def open_wim(folder: Path | str, text: str, queries: list[str] | None = None, **options: object) -> WiM:
+    """A reader in float32 on the CPU. options: those of Settings, and `classifier`, `prompts`."""
+    checkpoint = Checkpoint.open(str(folder))
+    classifier = options.pop("classifier", "same")
+    if classifier == "same":
+        classifier = checkpoint
+    elif classifier is not None:
+        classifier = Checkpoint.open(str(classifier))
+    prompts = options.pop("prompts", None)
+    settings = Settings(**{**vars(SETTINGS), **options})
+    cpu = torch.device("cpu")
+    return open_document(
+        checkpoint,
+        text,
+        queries or [QUERY],
+        settings,
+        prompts=prompts,
+        classifier=classifier,
+        device=cpu,
+        dtype=torch.float32,
+    )
+
+
+def ask(wim: WiM, query: str = QUERY, on: Callable[[Event], None] = lambda event: None) -> list[Event]:
+    """All events of a question; `on` sees each as it happens."""
+    events = []
+    for event in wim.ask(query):
+        events.append(event)
+        on(event)
+    assert isinstance(events[-1], Done)
+    assert "".join(e.text for e in events if isinstance(e, AnswerToken)).strip() == events[-1].answer
+    for margin in events[-1].margins:
+        assert (
+            "".join(e.text for e in events if isinstance(e, MarginToken) and e.chunk == margin.chunk).strip() == margin.text
+        )
+    return events
+
+
+def tokens_read(wim: WiM) -> list[list[int]]:
+    """What the model reads from now on: token ids, a list for each row of each forward pass."""
+    read: list[list[int]] = []
+    wim.session.model.register_forward_pre_hook(lambda module, arguments: read.extend(arguments[0].tolist()))
+    return read

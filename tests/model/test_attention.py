@@ -1,0 +1,101 @@
+"""Attention in parts and in blocks equals attention by its definition, with the CUDA kernels stood in for on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import attention
+from model.kernels import cuda_attention
+from model.kernels.merge import merge_all
+
+LENGTHS = [(20, 20), (20, 200), (37, 300), (16, 33), (16, 48), (32, 260), (5, 100), (1, 70)]  # queries, keys
+
+
+def reference(q, keys, values, causal):
+    """PyTorch's own, with the mask written out."""
+    seen = torch.ones(q.shape[2], keys.shape[2], dtype=torch.bool)
+    seen = seen.tril(keys.shape[2] - q.shape[2]) if causal else seen
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen, enable_gqa=True)
+
+
+def random_qkv(n_queries, n_keys):
+    generator = torch.Generator().manual_seed(n_keys)
+    shapes = (1, 4, n_queries, 16), (1, 2, n_keys, 16), (1, 2, n_keys, 16)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_blocks_of_queries(monkeypatch, lengths, causal):
+    monkeypatch.setattr(attention, "MAX_SCORES", 1500)
+    q, keys, values = random_qkv(*lengths)
+    out, lse = attention._attention_by_definition(q, keys, values, causal)
+    torch.testing.assert_close(out, reference(q, keys, values, causal))
+    assert lse.shape == q.shape[:3]
+
+
+@pytest.mark.parametrize("compute", [attention.attention_with_lse, attention._attention_by_definition])
+def test_a_bias_hides_keys(compute):
+    q, keys, values = random_qkv(3, 40)
+    bias = torch.zeros(3, 40).masked_fill(torch.arange(40) >= torch.tensor([[40], [17], [1]]), float("-inf"))
+    out, lse = compute(q, keys, values, False, bias)
+    for query, n_seen in enumerate((40, 17, 1)):
+        seen = q[:, :, query : query + 1], keys[:, :, :n_seen], values[:, :, :n_seen]
+        torch.testing.assert_close(out[:, :, query : query + 1], reference(*seen, causal=False))
+        torch.testing.assert_close(lse[:, :, query : query + 1], attention._attention_by_definition(*seen, False)[1])
+
+
+def test_a_query_that_sees_no_key():
+    out, lse = attention._attention_by_definition(*random_qkv(1, 7), False, torch.full((1, 7), float("-inf")))
+    assert out.count_nonzero() == 0 and (lse == float("-inf")).all()
+
+
+def test_parts_merge_into_the_whole():
+    """Any number of them, some without keys."""
+    q, keys, values = random_qkv(3, 40)
+    cuts = [(0, 7), (7, 8), (8, 40)]
+    parts = [attention._attention_by_definition(q, keys[:, :, a:b], values[:, :, a:b], False) for a, b in cuts]
+    nothing = torch.zeros_like(q), torch.full(q.shape[:3], float("-inf"))
+    outputs, lses = (torch.stack(stack) for stack in zip(nothing, *parts, nothing, strict=True))
+    expected = attention._attention_by_definition(q, keys, values, False)
+    torch.testing.assert_close(merge_all(outputs, lses), expected)
+    out, lse = merge_all(*(torch.stack([x, x]) for x in nothing))
+    assert out.count_nonzero() == 0 and (lse == float("-inf")).all()
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_pieces_of_a_prefix(monkeypatch, lengths):
+    used = []
+
+    def cudnn(q, keys, values, bias, with_lse, dropout, causal):
+        used.append((q.shape[2], keys.shape[2], causal))
+        out, lse = attention._attention_by_definition(q, keys, values, causal)
+        return out, lse.unsqueeze(-1)
+
+    monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention", cudnn)
+    monkeypatch.setattr(cuda_attention, "flash_attention", attention._attention_by_definition)
+    monkeypatch.setattr(cuda_attention, "_cudnn_serves", lambda q: True)
+    monkeypatch.setattr(cuda_attention, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(cuda_attention, "PREFIX_BLOCK", 32)
+    q, keys, values = random_qkv(*lengths)
+    torch.testing.assert_close(cuda_attention.causal_attention_cuda(q, keys, values), reference(q, keys, values, True))
+    assert bool(used) == (lengths[0] >= 16 and lengths[1] - lengths[0] >= 32)
+    # A plan for each pair of lengths is dear: only few pairs may occur.
+    pieces = [(n_queries, n_keys) for n_queries, n_keys, causal in used if not causal]
+    assert all(n_queries % 16 == 0 and n_keys % 32 == 0 and n_keys.bit_count() == 1 for n_queries, n_keys in pieces)
+    assert [lengths for *lengths, causal in used if causal] == [[lengths[0]] * 2] * (bool(used) and lengths[0] % 16 == 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [(1024, 5125), (2048, 14336), (1500, 10000)], ids=str)
+@torch.inference_mode()
+def test_chunks_on_a_gpu(lengths):
+    generator = torch.Generator().manual_seed(0)
+    n_queries, n_keys = lengths
+    shapes = (1, 4, n_queries, 64), (1, 2, n_keys, 64), (1, 2, n_keys, 64)
+    q, keys, values = (torch.randn(shape, generator=generator).cuda().bfloat16() for shape in shapes)
+    found = cuda_attention.causal_attention_cuda(q, keys, values)
+    expected, _ = attention._attention_by_definition(q.float(), keys.float(), values.float(), True)
+    assert (found - expected).norm() < 0.01 * expected.norm()

@@ -1,0 +1,246 @@
+"""The steps of the graph decoder on the CPU: all but the capture and the kernels that the compiler makes."""
+
+from __future__ import annotations
+
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from model import build_model, graph
+from model.sampling import Sampler
+from model.session import Session
+from model.transformer import compiled_layers, run_eagerly
+from weights.config import read_model_config
+
+ENDS = [70, 150, 220]
+CONFIG = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+WINDOW = {"sliding_window": 60, "use_sliding_window": True, "max_window_layers": 1}
+architectures = pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM"])
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Steps are taken as they come, and compiled only as far as graphs of operations, which are counted."""
+    counter = torch._dynamo.testing.CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(graph._layer.__wrapped__, backend=counter, dynamic=False, fullgraph=True)
+    monkeypatch.setattr(graph, "_layer", compiled)
+
+    def uncaptured(decoder):
+        decoder.logits = torch.empty(len(decoder.tokens), CONFIG["vocab_size"])
+        decoder.graph = SimpleNamespace(replay=lambda: replay(decoder))
+
+    def replay(decoder):
+        # Off the GPU attention looks at all keys and only then at the mask; so here is what the kernel would look at.
+        blocks = decoder.state.blocks[: decoder.state.n_blocks.item()]
+        assert blocks.tolist() == list(range(decoder.state.n_blocks.item()))
+        assert decoder.state.slots.max() < len(blocks) * graph.KEY_BLOCK
+        decoder.logits.copy_(decoder._step())
+
+    monkeypatch.setattr(graph.GraphDecoder, "_capture", uncaptured)
+    return counter
+
+
+def reading(architecture, capacity=600, **changes):
+    """A session that has read the document, and the tokens that it was taken from."""
+    generator = torch.Generator().manual_seed(0)
+    model = build_model(read_model_config({"architectures": [architecture], **CONFIG, **changes}))
+    for parameter in model.parameters():
+        parameter.normal_(0.0, 0.2, generator=generator)
+    session = Session(model, capacity)
+    token_ids = torch.randint(0, 100, (300,), generator=generator)
+    session.prefill(token_ids[: ENDS[-1]].tolist())
+    return session, token_ids
+
+
+def check_branches(session, token_ids, rows):
+    """Rows decoded as a graph would, against the plain way."""
+    prompts = [token_ids[:9].tolist(), token_ids[20:25].tolist(), token_ids[50:62].tolist()][:rows]
+    steps = token_ids[200 : 200 + 8 * rows].view(8, rows)
+
+    def branches():
+        return session._read_branches(ENDS[-rows:], prompts, max_tokens=20)[1]
+
+    plain = branches()
+    expected = [session.model(tokens[:, None], plain)[:, -1] for tokens in steps]
+    step = session._graph_branches(branches())
+    found = [step(tokens).clone() for tokens in steps]
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+def check_tail(session, token_ids):
+    """The cache continued as a graph would, against the plain way; and begun anew in the midst."""
+    steps = token_ids[200:208, None]
+    expected = [session.model(tokens[:, None], session.cache)[:, -1] for tokens in steps]
+    session.rollback(ENDS[-1])
+    for first in (0, 3):
+        session.cache.advance(first)
+        step = session._graph_tail(max_tokens=8)
+        found = [step(tokens).clone() for tokens in steps[first:]]
+        torch.testing.assert_close(torch.stack(found), torch.stack(expected[first:]), rtol=1e-4, atol=1e-4)
+    session.rollback(ENDS[-1])
+
+
+@architectures
+@pytest.mark.parametrize("rows", [1, 3])
+@torch.inference_mode()
+def test_steps_equal_plain_branches(compilations, architecture, rows):
+    check_branches(*reading(architecture), rows)
+
+
+@torch.inference_mode()
+def test_rows_are_shared_out_among_decoders(compilations, monkeypatch):
+    monkeypatch.setattr(graph, "max_rows", lambda config: 2)
+    session, token_ids = reading("LlamaForCausalLM")
+    check_branches(session, token_ids, 3)
+    assert sorted(session.decoders) == [(1, 2), (2, 0)]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 6, 7])
+@torch.inference_mode()
+def test_working_ahead_gives_the_same_tokens_and_cache(compilations, max_tokens):
+    session, token_ids = reading("LlamaForCausalLM")
+    prompt = token_ids[:5].tolist()
+
+    def reply(use_graphs, stop_ids=frozenset(), taken=None):
+        session.rollback(ENDS[-1])
+        session.use_graphs = use_graphs
+        tokens = session.generate(prompt, max_tokens, stop_ids, Sampler())
+        found = list(islice(tokens, taken))
+        tokens.close()
+        return found
+
+    whole = reply(use_graphs=False)
+    assert len(whole) == max_tokens
+    for options in [{}, {"taken": 1}, {"taken": max(max_tokens - 1, 1)}, {"stop_ids": frozenset(whole[-1:])}]:
+        found = reply(use_graphs=True, **options)
+        assert found == reply(use_graphs=False, **options) == whole[: len(found)]
+        reply(use_graphs=True, **options)
+        n_known = session.length - ENDS[-1] - len(prompt)
+        assert max(len(found) - 1, 0) <= n_known <= len(found)
+        known = session.cache.storage[..., : session.length, :].clone()
+        session.rollback(ENDS[-1])
+        session.prefill(prompt + found[:n_known])
+        torch.testing.assert_close(known, session.cache.storage[..., : session.length, :], rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_plain_decoding_reads_no_token_that_is_not_asked_for(monkeypatch):
+    session, token_ids = reading("LlamaForCausalLM")
+    read, forward = [], session.model.forward
+    monkeypatch.setattr(session.model, "forward", lambda ids, *more: (read.append(ids.shape[1]), forward(ids, *more))[1])
+    assert list(session.generate(token_ids[:5].tolist(), 9, frozenset(range(100)), Sampler())) == []
+    assert read == [5] and session.length == ENDS[-1] + 5
+
+
+@torch.inference_mode()
+def test_what_does_not_fit_is_refused(compilations):
+    session, _ = reading("LlamaForCausalLM", capacity=ENDS[-1] + 5)
+    session._graph_tail(max_tokens=6)  # the last one is not read
+    with pytest.raises(ValueError, match="has 225 positions and cannot take tokens up to position 226"):
+        session._graph_tail(max_tokens=7)
+
+
+@pytest.mark.parametrize(
+    "architecture, heads",  # of queries and of keys
+    [("LlamaForCausalLM", (4, 2)), ("LlamaForCausalLM", (6, 2)), ("Phi3ForCausalLM", (4, 4)), ("Qwen2ForCausalLM", (6, 2))],
+)
+@torch.inference_mode()
+def test_steps_equal_plain_decoding(compilations, architecture, heads):
+    sizes = {"hidden_size": 16 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
+    check_tail(*reading(architecture, **sizes))
+
+
+# Within a row's own tokens and beyond them.
+@pytest.mark.parametrize("architecture, window", [("Phi3ForCausalLM", 3), ("Qwen2ForCausalLM", 60)])
+@torch.inference_mode()
+def test_steps_know_sliding_windows(compilations, architecture, window):
+    session, token_ids = reading(architecture, **WINDOW | {"sliding_window": window})
+    assert window in session.model.config.sliding_windows
+    check_branches(session, token_ids, 3)
+    check_tail(session, token_ids)
+
+
+@architectures
+@torch.inference_mode()
+def test_one_compilation_serves_all_layers_and_capacities(compilations, architecture):
+    for capacity in (600, 1000):
+        session, token_ids = reading(architecture, capacity)
+        check_tail(session, token_ids)
+    assert compilations.frame_count == 1
+    check_branches(session, token_ids, 3)
+    assert compilations.frame_count == 2  # other numbers of rows need their own
+
+
+@architectures
+@torch.inference_mode()
+def test_compiled_layers_are_compiled_once_for_all_layers_and_lengths(architecture):
+    torch._dynamo.reset()
+    session, token_ids = reading(architecture)
+    compiled = torch._dynamo.testing.CompileCounter()
+    expected = session.prefill(token_ids[:70].tolist())
+    session.model.model.run_layer = compiled_layers(compiled)
+    counts = []
+    for n_first in (30, 37, 64):
+        session.rollback(ENDS[-1])
+        session.prefill(token_ids[:n_first].tolist())
+        torch.testing.assert_close(session.prefill(token_ids[n_first:70].tolist()), expected, rtol=1e-4, atol=1e-4)
+        counts.append(compiled.frame_count)
+    assert counts[0] == counts[-1] <= 4  # before attention, and after it in each of the functions that it is called from
+
+
+@pytest.mark.gpu
+@architectures
+@torch.inference_mode()
+def test_compiled_layers_on_a_gpu(architecture):
+    config = read_model_config({"architectures": [architecture], **CONFIG})
+    model = build_model(config).to("cuda", torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.normal_(0.0, 0.2)
+    session, token_ids = Session(model, 600), torch.arange(90).tolist()
+    expected = session.prefill(token_ids).float()
+    model.compile_layers()
+    for n_first in (30, 40):
+        session.rollback(0)
+        session.prefill(token_ids[:n_first])
+        found = session.prefill(token_ids[n_first:]).float()
+        assert (found - expected).abs().mean() < 0.1 * expected.std()
+    rows = session.probability([[1, 2, 3], [4, 5]], [1], [2])
+    model.model.run_layer = run_eagerly
+    assert rows == pytest.approx(session.probability([[1, 2, 3], [4, 5]], [1], [2]), abs=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+@pytest.mark.parametrize("rows", [1, 20])
+@torch.inference_mode()
+def test_many_keys_and_rows_on_a_gpu(monkeypatch, heads, rows):
+    monkeypatch.setattr(graph, "max_rows", lambda config: 16)
+    sizes = {"hidden_size": 32 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
+    config = read_model_config({"architectures": ["LlamaForCausalLM"], **CONFIG, **sizes, "max_position_embeddings": 4096})
+    model = build_model(config).to("cuda", torch.bfloat16)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.normal_(0.0, 0.1)
+    session = Session(model, 3000)
+    session.prefill(torch.randint(0, 100, (1500,)).tolist())
+    ends = torch.linspace(200, 1500, rows).int().tolist()
+    prompts = [torch.randint(0, 100, (5 + row % 3,)).tolist() for row in range(rows)]
+    steps = torch.randint(0, 100, (6, rows), device="cuda")
+
+    def logits(decoder_of):
+        step = decoder_of(session._read_branches(ends, prompts, 8)[1])
+        return torch.stack([step(tokens).float().clone() for tokens in steps])
+
+    found, expected = logits(session._graph_branches), logits(session._plain_decoder)
+    assert (found - expected).abs().mean() < 0.1 * expected.std()

@@ -1,0 +1,265 @@
+"""The models are the published ones: logits and greedy tokens equal those of transformers, variant by variant."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from model_variants import (
+    LLAMA3,
+    LONG,
+    LONGROPE,
+    NAMES,
+    PARTIAL,
+    QWEN2_WINDOW,
+    SHORT,
+    VARIANTS,
+    YARN,
+    base_config,
+    random_tokens,
+    randomise,
+    variants,
+    write_config,
+)
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from model import InputError, KVCache, build_model
+from model.sampling import Sampler
+from model.session import Session
+from weights.config import read_model_config
+from weights.safetensors_loader import load_weights
+
+STEPS = 64
+
+
+def load(folder, planned, config=None):
+    """Our model from a folder as it was saved, or with another configuration."""
+    config = config or json.loads((folder / "config.json").read_text())
+    with torch.device("meta"):
+        model = build_model(read_model_config(config))
+    load_weights(model, folder, device="cpu", dtype=torch.float32)
+    model.plan(planned)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The folder that transformers saves for a variant, and transformers' model of it; made once for all tests."""
+    made = {}
+
+    def get(variant):
+        if variant.name not in made:
+            folder = tmp_path_factory.mktemp(variant.name)
+            write_config(folder, variant.full_config())
+            oracle = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
+            randomise(oracle)
+            oracle.save_pretrained(folder)
+            made[variant.name] = folder, oracle.eval()
+        return made[variant.name]
+
+    return get
+
+
+@torch.no_grad()
+def oracle_logits(oracle, token_ids):
+    return oracle(torch.tensor([token_ids])).logits[0]
+
+
+@torch.no_grad()
+def our_logits(model, token_ids):
+    return model(torch.tensor([token_ids]), all_logits=True)[0]
+
+
+@variants()
+def test_logits_and_greedy_tokens_equal_those_of_transformers(published, variant):
+    folder, oracle = published(variant)
+    tokens = random_tokens(variant.prompt)
+    model = load(folder, planned=len(tokens) + STEPS)
+
+    theirs = oracle_logits(oracle, tokens)
+    assert 1 < theirs.std() < 10  # large enough for the tolerance to mean something
+    assert (our_logits(model, tokens) - theirs).abs().max() < 1e-4
+
+    session = Session(model, len(tokens) + STEPS)
+    continued = list(session.generate(tokens, STEPS, frozenset(), Sampler()))
+    with torch.no_grad():
+        expected = oracle.generate(
+            torch.tensor([tokens]), attention_mask=torch.ones(1, len(tokens)), do_sample=False, max_new_tokens=STEPS
+        )
+    assert continued == expected[0, len(tokens) :].tolist()
+    # And of the whole text, which lies beyond all original lengths.
+    whole = tokens + continued
+    assert (our_logits(model, whole) - oracle_logits(oracle, whole)).abs().max() < 1e-4
+
+
+@variants()
+def test_chunks_give_the_logits_of_transformers_too(published, variant):
+    folder, oracle = published(variant)
+    tokens = random_tokens(variant.prompt)
+    model, cache = load(folder, planned=len(tokens)), KVCache(read_model_config(variant.full_config()), len(tokens))
+    pieces, at = [], 0
+    for size in (9, 1, 2, 14, len(tokens)):  # borders before, inside and after the sliding windows
+        with torch.no_grad():
+            pieces.append(model(torch.tensor([tokens[at : at + size]]), cache, all_logits=True)[0])
+        at = min(at + size, len(tokens))
+    assert cache.length == len(tokens)
+    assert (torch.cat(pieces) - oracle_logits(oracle, tokens)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.without], ids=lambda variant: variant.name)
+def test_the_option_shows_in_the_logits(published, variant):
+    """Or the equalities above would hold without it."""
+    folder, _ = published(variant)
+    tokens = random_tokens(variant.prompt)
+    model = load(folder, len(tokens))
+    without = load(folder, len(tokens), variant.full_config(**variant.without))
+    assert (our_logits(model, tokens) - our_logits(without, tokens)).abs().max() > 1e-2
+
+
+def comparable(config):
+    """A configuration without the dtype: files say that of their own weights."""
+    return {name: value for name, value in vars(read_model_config(config)).items() if name != "dtype"}
+
+
+@variants()
+def test_what_transformers_writes_means_what_was_published(published, variant):
+    """transformers 5 writes `rope_parameters`; the published files have `rope_scaling` and `rope_theta`."""
+    folder, _ = published(variant)
+    written = json.loads((folder / "config.json").read_text())
+    assert "rope_parameters" in written and "rope_scaling" not in written
+    assert comparable(written) == comparable(variant.full_config())
+
+
+def spelt(scaling, spelling, theta=5000.0):
+    """The keys of config.json that give a rotary embedding, in one of the spellings in the wild."""
+    scaling = dict(scaling)
+    rope_type = scaling.pop("rope_type", None) or scaling.pop("type")
+    if spelling == "rope_parameters":
+        return {"rope_parameters": {**scaling, "rope_type": rope_type, "rope_theta": theta}, "rope_theta": None}
+    names = {"type": {"type": rope_type}, "rope_type": {"rope_type": rope_type}}
+    names["both"] = names["type"] | names["rope_type"]
+    return {"rope_scaling": {**names[spelling], **scaling}, "rope_theta": theta}
+
+
+@pytest.mark.parametrize("spelling", ["rope_type", "both", "rope_parameters"])
+@pytest.mark.parametrize(
+    "kind, scaling, rope_type",
+    [
+        ("llama", {"type": "linear", "factor": 2.0}, "linear"),
+        ("llama", LLAMA3, "llama3"),
+        ("qwen2", YARN, "yarn"),
+        ("phi3", LONGROPE, "longrope"),
+        ("phi3", LONGROPE | {"type": "su"}, "longrope"),
+        ("phi3", LONGROPE | {"type": "yarn"}, "longrope"),
+    ],
+)
+def test_all_spellings_of_a_rotary_embedding_are_one(kind, scaling, rope_type, spelling):
+    config = base_config(kind)
+    expected = read_model_config(config | spelt(scaling, "type"))
+    assert (expected.rope.rope_type, expected.rope.theta) == (rope_type, 5000.0)
+    assert read_model_config(config | spelt(scaling, spelling)) == expected
+
+
+@pytest.mark.parametrize("top", [None, 128, 64])
+@pytest.mark.parametrize("inner", [None, 128, 64])
+@pytest.mark.parametrize("kind, scaling", [("phi3", LONGROPE), ("llama", LLAMA3), ("qwen2", YARN)])
+def test_the_original_length_stands_in_two_places(tmp_path, kind, scaling, inner, top):
+    key = "original_max_position_embeddings"
+    config = base_config(kind) | {"rope_scaling": {**scaling, key: inner} if inner else {**scaling}}
+    if inner is None:
+        config["rope_scaling"].pop(key, None)
+    if top:
+        config[key] = top
+    write_config(tmp_path, config)
+    oracle = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path)).config  # settled as the model is built
+    found = read_model_config(config).rope.original_max_position_embeddings
+    assert found == oracle.rope_parameters[key]
+
+
+@pytest.mark.parametrize("place", ["top", "scaling"])
+def test_the_partial_factor_stands_in_two_places(place):
+    partial = {"partial_rotary_factor": 0.75}
+    config = base_config("phi3") | {"rope_scaling": PARTIAL | (partial if place == "scaling" else {})}
+    assert read_model_config(config | (partial if place == "top" else {})).rope.rotary_dim == 12
+
+
+@pytest.mark.parametrize("length, factors", [(128, SHORT), (129, LONG)])
+def test_longrope_chooses_its_factors_once_for_the_planned_length(length, factors):
+    config = base_config("phi3") | {"rope_scaling": LONGROPE, "original_max_position_embeddings": 128}
+    model = build_model(read_model_config(config))
+    model.plan(length)
+    expected = 1 / (torch.tensor(factors) * 10000.0 ** (torch.arange(0, 16, 2) / 16))
+    assert torch.equal(model.model.rotary.inv_freq, expected)  # in the order of transformers, to the last bit
+
+
+def test_what_a_config_leaves_out_has_the_published_default():
+    config = base_config("llama")
+    for key in ("num_key_value_heads", "rope_theta", "rms_norm_eps", "tie_word_embeddings", "hidden_act"):
+        del config[key]
+    read = read_model_config(config)
+    assert (read.num_key_value_heads, read.head_dim, read.rope.theta, read.rms_norm_eps) == (4, 16, 10000.0, 1e-6)
+    assert not read.tie_word_embeddings
+    assert read_model_config(config | {"hidden_act": "swish"}) == read  # another name of silu
+    del config["architectures"]
+    assert read_model_config(config) == read
+    windowed = base_config("qwen2") | {"use_sliding_window": True, "max_window_layers": 0, "max_position_embeddings": 8192}
+    assert read_model_config(windowed).sliding_windows == (AutoConfig.for_model(**windowed).sliding_window,) * 2
+
+
+@pytest.mark.parametrize(
+    "kind, changes, words",
+    [
+        ("llama", {"architectures": ["MistralForCausalLM"]}, ["'MistralForCausalLM'", *NAMES.values()]),
+        ("llama", {"architectures": [], "model_type": "gpt2"}, ["'gpt2'", *NAMES]),
+        ("llama", {"architectures": None, "model_type": None}, ["not supported", *NAMES]),
+        ("llama", {"architectures": "LlamaForCausalLM"}, ["architectures = 'LlamaForCausalLM'", "list"]),
+        ("llama", {"model_type": "mistral"}, ["'LlamaForCausalLM'", "'mistral'", "do not agree"]),
+        ("llama", {"tie_word_embeddings": "false"}, ["tie_word_embeddings = 'false'"]),
+        ("llama", {"hidden_act": "gelu"}, ["hidden_act 'gelu'", "'silu'"]),
+        ("llama", {"architectures": [["LlamaForCausalLM"]]}, ["not supported"]),
+        ("llama", {"rms_norm_eps": float("nan")}, ["rms_norm_eps = nan"]),
+        ("llama", {"rope_theta": float("inf")}, ["rope_theta = inf"]),
+        ("llama", {"vocab_size": 10**30}, ["vocab_size = 1000"]),
+        ("llama", {"rope_scaling": {"rope_type": ["linear"], "factor": 2.0}}, ["['linear']", "not supported"]),
+        ("llama", {"hidden_size": None}, ["hidden_size = None"]),
+        ("llama", {"num_hidden_layers": -2}, ["num_hidden_layers = -2"]),
+        ("llama", {"num_hidden_layers": 2.5}, ["num_hidden_layers = 2.5", "whole number"]),
+        ("llama", {"vocab_size": "many"}, ["vocab_size = 'many'"]),
+        ("llama", {"max_position_embeddings": True}, ["max_position_embeddings = True"]),
+        ("llama", {"num_key_value_heads": 3}, ["num_attention_heads = 4", "num_key_value_heads = 3", "multiple"]),
+        ("llama", {"rope_theta": "big"}, ["rope_theta = 'big'"]),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2}}, ["'dynamic'", "llama3", "longrope"]),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ["'llama3'", "low_freq_factor"]),
+        ("llama", {"rope_scaling": {"type": "linear"}}, ["'linear'", "factor"]),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": "two"}}, ["factor = 'two'"]),
+        ("llama", {"rope_scaling": "linear"}, ["rope_scaling"]),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["rope_parameters", "all layers"]),
+        ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor = 0.5", "llama"]),
+        ("qwen2", {"rope_scaling": YARN, "rope_theta": 1}, ["rope_theta = 1", "above 1"]),
+        ("qwen2", {"rope_scaling": YARN | {"beta_fast": "x"}}, ["beta_fast = 'x'"]),
+        ("qwen2", {"rope_scaling": YARN | {"attention_factor": "x"}}, ["attention_factor = 'x'"]),
+        ("qwen2", QWEN2_WINDOW | {"layer_types": ["chunked_attention"] * 3}, ["'chunked_attention'", "sliding_attention"]),
+        ("qwen2", QWEN2_WINDOW | {"max_window_layers": None}, ["max_window_layers = None"]),
+        ("qwen2", QWEN2_WINDOW | {"max_window_layers": True}, ["max_window_layers = True"]),
+        ("qwen2", QWEN2_WINDOW | {"use_sliding_window": "false"}, ["use_sliding_window = 'false'"]),
+        ("qwen2", QWEN2_WINDOW | {"layer_types": 5}, ["5 layer_types", "3 layers"]),
+        ("phi3", {"rope_scaling": LONGROPE | {"factor": "x"}}, ["factor = 'x'"]),
+        ("phi3", {"rope_scaling": LONGROPE | {"short_factor": ["x"] * 8}}, ["short_factor = 'x'"]),
+        ("phi3", {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1}, ["original length of 1"]),
+        ("qwen2", {"rope_scaling": {"type": "yarn"}}, ["'yarn'", "factor"]),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": "wide"}, ["sliding_window = 'wide'"]),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 0}, ["sliding_window = 0"]),
+        ("qwen2", QWEN2_WINDOW | {"layer_types": ["full_attention"]}, ["1 layer_types", "3 layers"]),
+        ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": SHORT}}, ["'longrope'", "long_factor"]),
+        ("phi3", {"rope_scaling": PARTIAL}, ["short_factor has 6 numbers", "16 needs 8"]),
+        ("phi3", {"rope_scaling": LONGROPE | {"long_factor": 2.0}}, ["long_factor"]),
+        ("phi3", {"partial_rotary_factor": 2.0}, ["partial_rotary_factor = 2.0"]),
+    ],
+)
+def test_an_unusable_configuration_gets_a_sentence(kind, changes, words):
+    with pytest.raises(InputError) as error:
+        read_model_config(base_config(kind) | changes)
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    assert message.endswith(".") and "\n" not in message

@@ -1,0 +1,440 @@
+"""scripts/generate.py: the answer on stdout, everything else on stderr, and a sentence for whatever cannot be used."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from cli.options import exit_code
+from cli.terminal import Terminal
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from weights_helpers import write_json
+from wim_helpers import QUERY, document, write_reader
+
+from scripts import generate
+from weights import Checkpoint
+from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Rollback
+
+SMALL = ["--chunk-tokens", "60", "--margin-tokens", "8", "--answer-tokens", "7", "--device", "cpu", "--dtype", "float32"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty-cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model, a document, and all that can be wrong with files, by name."""
+    folder = tmp_path_factory.mktemp("files")
+    write_reader(folder / "model", "llama")
+    write_reader(folder / "other", "qwen2", seed=1)
+    (folder / "context.txt").write_text(document(12), encoding="utf-8")
+    (folder / "long.txt").write_text(document(600), encoding="utf-8")
+    (folder / "empty.txt").write_text(" \n")
+    (folder / "binary.txt").write_bytes(b"\x80\x81\xff\x00")
+    write_json(folder / "example.json", {"context": document(12), "query": QUERY, "target": "garden", "more": 1})
+    write_json(folder / "no-query.json", {"context": "Mary went home."})
+    write_json(folder / "number.json", {"context": "Mary went home.", "query": 4})
+    write_json(folder / "list.json", ["context", "query"])
+    (folder / "broken.json").write_text('{"context": ')
+    write_json(folder / "unknown-name.json", {"margins": "{query}"})
+    write_json(folder / "no-placeholder.json", {"answer": "Tell me."})
+
+    def not_numbers(path):
+        tensors = load_file(path / "model.safetensors")
+        tensors["model.norm.weight"][0] = float("nan")
+        save_file(tensors, path / "model.safetensors")
+
+    def damaged(name, change):
+        write_reader(folder / name, "llama")
+        change(folder / name)
+
+    config = json.loads((folder / "model" / "config.json").read_text())
+    damaged("gpt2", lambda path: write_json(path / "config.json", config | {"architectures": ["GPT2LMHeadModel"]}))
+    damaged("no-weights", lambda path: (path / "model.safetensors").unlink())
+    damaged("pickle", lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"))
+    damaged("no-tokenizer", lambda path: (path / "tokenizer.json").unlink())
+    damaged("not-numbers", not_numbers)
+    damaged("no-template", lambda path: write_json(path / "tokenizer_config.json", {}))
+    return folder
+
+
+def arguments(files, *changes, model="model", context="context.txt", query=QUERY):
+    found = ["--model", str(files / model), *SMALL]
+    if context is not None:
+        found += ["--context", context if context == "-" else str(files / context), "--query", query]
+    return [*found, *(str(files / change[1:]) if change.startswith("@") else change for change in changes)]
+
+
+def run(capsys, arguments):
+    """Exit code, stdout and stderr of the script."""
+    try:
+        code = generate.main(arguments)
+    except SystemExit as exit:  # argparse
+        code = exit.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def run_json(capsys, arguments):
+    code, out, err = run(capsys, [*arguments, "--json"])
+    assert code == 0 and err == "", err
+    return json.loads(out)
+
+
+# What it prints -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["wim", "llm", "rag"])
+def test_the_answer_is_on_stdout_and_everything_else_on_stderr(files, capsys, pattern):
+    code, out, err = run(capsys, arguments(files, "--pattern", pattern))
+    expected = run_json(capsys, arguments(files, "--pattern", pattern))
+    assert code == 0 and out.strip() == expected["answer"]
+    marks = len(re.findall(r"^\[chunk \d+\] .*(✓ relevant|✗ not relevant) \(\d\.\d\d\)$", err, re.MULTILINE))
+    n_chunks = len(re.findall(r"^\[chunk", err, re.MULTILINE))
+    assert marks == n_chunks and (n_chunks > 1) == (pattern != "llm")
+    summary = err.strip().splitlines()[-1]
+    if pattern != "rag":
+        assert f"document: {expected['document_tokens']} tokens read in " in summary
+    assert re.search(rf"answer: {expected['tokens']['answer']} tokens? written in ", summary)
+
+
+def test_json_is_one_object_with_everything(files, capsys):
+    found = run_json(capsys, arguments(files, "--seed", "5"))
+    assert set(found) >= {"answer", "query", "margins", "tokens", "seconds", "peak_device_bytes", "model", "settings"}
+    assert found["query"] == QUERY and found["model"] == str(files / "model") and found["target"] is None
+    assert (found["device"], found["dtype"], found["classifier"]) == ("cpu", "float32", "same")
+    assert found["settings"]["chunk_tokens"] == 60 and found["settings"]["seed"] == 5
+    assert set(found["tokens"]) == {"document", "margins", "verdicts", "final_prompt", "answer"}
+    assert set(found["seconds"]) == {"prefill", "margins", "verdicts", "answer"}
+    margins = found["margins"]
+    assert len(margins) == found["chunks_read"] > 1
+    assert (margins[0]["start"], margins[-1]["end"]) == (0, found["document_tokens"])
+    for index, margin in enumerate(margins):
+        assert set(margin) == {"chunk", "start", "end", "text", "relevant", "probability"}
+        assert margin["chunk"] == index and 0 < margin["probability"] < 1
+
+
+def test_several_questions_share_the_document(files, capsys):
+    other = "What did John pick up?"
+    found = run_json(capsys, arguments(files, "--query", other))
+    first, second = found["results"]
+    assert (first["query"], second["query"]) == (QUERY, other)
+    assert first["tokens"]["document"] == found["document_tokens"] and second["tokens"]["document"] == 0
+    alone = run_json(capsys, arguments(files, query=other))
+    assert second["answer"] == alone["answer"]
+    code, out, err = run(capsys, arguments(files, "--query", other))
+    assert code == 0 and out.split("\n")[0].strip() == first["answer"].split("\n")[0] and other in err
+
+
+def test_windows_and_packing_change_nothing_but_the_time(files, capsys):
+    expected = run_json(capsys, arguments(files))
+    for changes in (["--margin-window", "all"], ["--margin-window", "2"], ["--pack"]):
+        found = run_json(capsys, arguments(files, *changes))
+        assert found["answer"] == expected["answer"] and found["tokens"] == expected["tokens"]
+        assert [m["text"] for m in found["margins"]] == [m["text"] for m in expected["margins"]]
+
+
+def test_an_example_brings_its_document_question_and_target(files, capsys):
+    found = run_json(capsys, arguments(files, "--example", "@example.json", context=None))
+    expected = run_json(capsys, arguments(files))
+    assert found["target"] == "garden" and found["answer"] == expected["answer"]
+    code, out, err = run(capsys, arguments(files, "--example", "@example.json", context=None))
+    assert code == 0 and "target: garden" in err and "garden" not in out
+
+
+def test_a_document_can_come_from_stdin(files, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((files / "context.txt").read_bytes())))
+    found = run_json(capsys, arguments(files, context="-"))
+    assert found["answer"] == run_json(capsys, arguments(files))["answer"]
+
+
+@pytest.mark.parametrize("classifier", ["none", "@other"])
+def test_who_judges(files, capsys, classifier):
+    found = run_json(capsys, arguments(files, "--classifier", classifier))
+    probabilities = [margin["probability"] for margin in found["margins"]]
+    own = [margin["probability"] for margin in run_json(capsys, arguments(files))["margins"]]
+    assert probabilities != own
+    assert (probabilities[0] is None) == (classifier == "none")
+
+
+def test_half_characters_are_no_reason_to_fail(files, capsys):
+    """As they come from the shell, or from an escape in JSON."""
+    found = run_json(capsys, arguments(files, query="Where is \udcff?"))
+    assert found["query"] == "Where is ??"
+
+
+def test_wording_from_a_file(files, capsys, tmp_path):
+    write_json(tmp_path / "prompts.json", {"answer": "\n{query} Just say it!"})
+    plain = run_json(capsys, arguments(files, "--pattern", "llm"))
+    found = run_json(capsys, arguments(files, "--pattern", "llm", "--prompts", str(tmp_path / "prompts.json")))
+    assert found["tokens"]["final_prompt"] < plain["tokens"]["final_prompt"]
+
+
+def test_without_arguments_the_demo_reads_its_document(capsys, monkeypatch, tmp_path):
+    """The whole document takes too long here: its first paragraphs."""
+    text = generate.DEMO_DOCUMENT.read_text(encoding="utf-8")
+    tokenizer = Checkpoint.open("demo-llama").tokenizer
+    assert len(tokenizer.encode(text)) >= 3000
+    (tmp_path / "demo.txt").write_text(text[:2000], encoding="utf-8")
+    monkeypatch.setattr(generate, "DEMO_DOCUMENT", tmp_path / "demo.txt")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, err = run(capsys, [])
+    assert code == 0 and out.strip() and "[chunk 1] " in err and "Traceback" not in err
+
+
+# Ctrl-C -------------------------------------------------------------------------------------------------------------------
+
+
+def interrupt_at(monkeypatch, *wanted):
+    """Ctrl-C as each of these kinds of event is first shown."""
+    kinds, show = list(wanted), Terminal.show
+
+    def interrupted(self, event):
+        show(self, event)
+        if kinds and isinstance(event, kinds[0]):
+            kinds.pop(0)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Terminal, "show", interrupted)
+
+
+def test_ctrl_c_answers_from_what_was_read(files, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    interrupt_at(monkeypatch, ChunkRead)
+    code, out, err = run(capsys, arguments(files))
+    assert code == 0 and out.strip()
+    assert "Reading stops" in err and len(re.findall(r"^\[chunk", err, re.MULTILINE)) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("kinds", [(ChunkRead, MarginToken), (AnswerToken,)], ids=["twice", "answering"])
+def test_ctrl_c_quits_the_second_time_or_while_answering(files, capsys, monkeypatch, kinds):
+    before = signal.getsignal(signal.SIGINT)
+    interrupt_at(monkeypatch, *kinds)
+    code, _, err = run(capsys, arguments(files))
+    assert code == 130 and err.rstrip().endswith("Interrupted.") and "Traceback" not in err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# What cannot be used ------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "missing file": ({"context": "absent.txt"}, [], "absent.txt cannot be read"),
+    "directory": ({"context": "model"}, [], "cannot be read (Is a directory)"),
+    "binary file": ({"context": "binary.txt"}, [], "not UTF-8 text (byte 0)"),
+    "empty document": ({"context": "empty.txt"}, [], "document is empty"),
+    "no name": ({}, ["--context", ""], "cannot be read"),
+    "empty question": ({"query": " "}, [], "question is empty"),
+    "no question": ({"context": None}, ["--context", "@context.txt"], "needs a question"),
+    "example and question": ({}, ["--example", "@example.json"], "leave out --context and --query"),
+    "bad JSON": ({"context": None}, ["--example", "@broken.json"], "is not JSON"),
+    "missing field": ({"context": None}, ["--example", "@no-query.json"], "no text under 'query'"),
+    "field of another type": ({"context": None}, ["--example", "@number.json"], "no text under 'query'"),
+    "no object": ({"context": None}, ["--example", "@list.json"], "no text under 'context'"),
+    "missing example": ({"context": None}, ["--example", "@absent.json"], "absent.json cannot be read"),
+    "unknown prompt": ({}, ["--prompts", "@unknown-name.json"], "'margins'"),
+    "prompt without placeholder": ({}, ["--prompts", "@no-placeholder.json"], "placeholders {query}"),
+    "missing prompts": ({}, ["--prompts", "@absent.json"], "absent.json cannot be read"),
+    "no chunk": ({}, ["--chunk-tokens", "0"], "chunk_tokens is 0"),
+    "no margin": ({}, ["--margin-tokens", "0"], "margin_tokens is 0"),
+    "no answer": ({}, ["--answer-tokens", "-3"], "answer_tokens is -3"),
+    "no window": ({}, ["--margin-window", "0"], "--margin-window is '0'"),
+    "nothing to pack": ({}, ["--pattern", "llm", "--pack"], "pattern is llm; it should be wim with --pack"),
+    "nothing that repeats": (
+        {},
+        ["--pattern", "rag", "--keep-repeats"],
+        "pattern is rag; it should be wim with --keep-repeats",
+    ),
+    "cold": ({}, ["--temperature", "-1"], "temperature is -1"),
+    "no nucleus": ({}, ["--top-p", "0"], "top_p is 0"),
+    "threshold": ({}, ["--threshold", "2"], "threshold is 2"),
+    "seed": ({}, ["--temperature", "1", "--seed", str(2**70)], f"seed is {2**70}"),
+    "unknown device": ({}, ["--device", "abacus"], "'abacus' is not there"),
+    "absent device": ({}, ["--device", "cuda:99"], "'cuda:99' is not there"),
+    "compiled on a CPU": ({}, ["--compile"], "--compile is for CUDA, and the device is cpu"),
+    "unknown dtype": ({}, ["--dtype", "int3"], "'int3' is unknown"),
+    "unknown architecture": ({"model": "gpt2"}, [], "'GPT2LMHeadModel' is not supported"),
+    "no weights": ({"model": "no-weights"}, [], "has no model.safetensors"),
+    "pickle": ({"model": "pickle"}, [], "pytorch_model.bin, a pickle"),
+    "no tokenizer": ({"model": "no-tokenizer"}, [], "neither tokenizer.json nor tokenizer.model"),
+    "no template": ({"model": "no-template"}, [], "no chat template"),
+    "no checkpoint": ({"model": "."}, [], "no config.json"),
+    "no folder": ({"model": "absent"}, [], "no folder"),
+    "no classifier": ({}, ["--classifier", "./absent"], "no folder './absent'"),
+    "too long a document": ({"context": "long.txt"}, [], "has 2048: shorten the document by"),
+    "malformed hub id": ({}, ["--model", "a/b/c"], "no folder 'a/b/c'"),
+    "invalid hub id": ({}, ["--model", "owner/na me"], "'owner/na me'"),
+    "hub id without a network": ({}, ["--model", "owner/name"], "connect to the network"),
+    "revision of a folder": ({}, ["--revision", "v1"], "revision ('v1') was given for the local folder"),
+}
+
+
+@pytest.mark.parametrize("options, changes, words", BAD.values(), ids=BAD)
+def test_bad_input_gets_one_sentence_and_exit_code_2(files, capsys, options, changes, words):
+    code, out, err = run(capsys, arguments(files, *changes, **options))
+    assert code == 2 and out == ""
+    assert words in err
+    [line] = err.splitlines()  # one, and no traceback
+    assert line.startswith("error: ") and line.endswith(".")
+
+
+@pytest.mark.parametrize("changes", [["--pattern", "llm"], ["--margin-window", "all"], ["--pattern", "rag"], ["--pack"]])
+def test_weights_that_are_no_numbers_give_no_answer(files, capsys, changes):
+    code, out, err = run(capsys, arguments(files, *changes, model="not-numbers"))
+    assert (code, out) == (2, "") and "NaN or infinity" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [["--pattern", "fast"], ["--chunk-tokens", "many"], ["--margin-window", "some"], ["--top-p", "x"], ["--bogus"]],
+    ids=" ".join,
+)
+def test_arguments_that_cannot_be_read_get_exit_code_2(files, capsys, changes):
+    code, out, err = run(capsys, arguments(files, *changes))
+    assert code == 2 and out == ""
+    assert "error: " in err.splitlines()[-1] and changes[0] in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_bad_input_is_found_before_weights_are_read(files, capsys, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("weights.checkpoint.load_weights", refuse)
+    for name in ("empty document", "too long a document", "unknown dtype", "prompt without placeholder", "no classifier"):
+        options, changes, _ = BAD[name]
+        assert run(capsys, arguments(files, *changes, **options))[0] == 2, name
+
+
+# The command itself -------------------------------------------------------------------------------------------------------
+
+
+def command(arguments):
+    environment = os.environ | {"PYTHONPATH": str(generate.DEMO_DOCUMENT.parent.parent), "HF_HUB_OFFLINE": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    script = generate.DEMO_DOCUMENT.with_name("generate.py")
+    done = subprocess.run([sys.executable, str(script), *arguments], env=environment, capture_output=True)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_the_command_answers(files, capsys):
+    code, out, err = command(arguments(files))
+    assert code == 0, err
+    assert out.strip() == run_json(capsys, arguments(files))["answer"]
+    assert "[chunk 1] " in err
+
+
+def test_the_command_refuses(files):
+    code, out, err = command(arguments(files, "--temperature", "-1"))
+    assert (code, out) == (2, "")
+    assert err.splitlines() == ["error: temperature is -1.0; it should be 0 (greedy) or more."]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_an_output_that_takes_nothing_more(files, capsys, monkeypatch, form):
+    """`| head` is no error; a full disk is one, and so is an output that is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert generate.main(arguments(files, "--pattern", "llm", *form)) == 141
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert generate.main(arguments(files, "--pattern", "llm", *form)) == 2
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(sys, "stdout", None)
+    assert generate.main(arguments(files, *form)) == 2
+    assert capsys.readouterr().err == "error: The standard output is closed; send it to a file or to /dev/null.\n"
+
+
+def test_streams_that_are_closed_or_cannot_write_everything(files, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    code, out, err = run(capsys, arguments(files, context="-"))
+    assert (code, out) == (2, "") and "standard input is closed" in err
+    monkeypatch.setattr(sys, "stderr", None)
+    assert generate.main(arguments(files, "--temperature", "-1")) == 2
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert exit_code(lambda: print("é")) == 0 and out.getvalue() == b"\\xe9\n"
+
+
+def test_what_was_printed_before_an_error_stays(monkeypatch, capsys, tmp_path):
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert exit_code(lambda: (print("row"), open(tmp_path / "none" / "x"))) == 2
+    assert (tmp_path / "out").read_text() == "row\n"
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none' / 'x'} cannot be used (No such file")
+
+
+def test_json_is_json_in_every_encoding(files, monkeypatch):
+    question, out = "Where is Zoë?", io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert generate.main(arguments(files, "--json", query=question)) == 0
+    assert json.loads(out.getvalue())["query"] == question
+
+
+def test_no_text_moves_the_cursor(files, capsys, tmp_path):
+    write_json(tmp_path / "x.json", {"context": document(4), "query": "\x1b[31mred?", "target": "\x1b]0;owned\x07"})
+    code, _, err = run(capsys, ["--model", str(files / "model"), *SMALL, "--example", "x.json"])
+    assert code == 0 and "red?" in err and "owned" in err and not {"\x1b", "\x07"} & set(err)
+
+
+# The terminal -------------------------------------------------------------------------------------------------------------
+
+EVENTS = [
+    ChunkRead(0, 2, 50, 60),
+    MarginToken(0, " Mary went"),
+    MarginToken(0, "\nhome."),
+    Rollback(80, 60),
+    MarginDone(Margin(0, 0, 50, "Mary went\nhome.", True, 0.9)),
+    ChunkRead(1, 2, 40, 100),
+    MarginDone(Margin(1, 50, 90, "None.", False, 0.125)),
+    AnswerToken(" At"),
+    AnswerToken(" home."),
+    Done("At home.", [], 2, {"document": 90, "answer": 2, "margins": 0}, {"prefill": 1.5, "answer": 0.25}),
+]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_terminal_follows_a_run(capsys, monkeypatch, live):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: live)
+    terminal = Terminal(90)
+    for event in EVENTS:
+        terminal.show(event)
+    captured = capsys.readouterr()
+    assert captured.out == "At home.\n"
+    assert "[chunk 1] Mary went home.  ✓ relevant (0.90)" in captured.err
+    assert "[chunk 2] None.  ✗ not relevant (0.12)" in captured.err
+    assert (
+        captured.err.strip()
+        .splitlines()[-1]
+        .endswith("document: 90 tokens read in 1.50 s · answer: 2 tokens written in 0.25 s")
+    )
+    assert ("90/90 tokens" in captured.err) == live  # the progress bar is for people
+
+
+def test_margins_that_grow_side_by_side_do_not_mix(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    terminal = Terminal(90)
+    for chunk, text in ((0, "Mary"), (1, "None"), (0, " left"), (1, "."), (0, ".")):
+        terminal.show(MarginToken(chunk, text))
+    terminal.show(MarginDone(Margin(0, 0, 50, "Mary left.")))
+    terminal.show(MarginDone(Margin(1, 50, 90, "None.", False)))
+    err = capsys.readouterr().err
+    assert "[chunk 1] Mary left.  ✓ relevant\n" in err and "[chunk 2] None.  ✗ not relevant" in err
+
+
+def test_a_judged_chunk_is_shown(capsys):
+    Terminal(90).show(ChunkJudged(3, 9, 40, False, 0.25))
+    assert capsys.readouterr().err == "[chunk 4] ✗ not relevant (0.25)\n"

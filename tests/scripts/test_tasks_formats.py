@@ -1,0 +1,253 @@
+"""Files of the published formats, in miniature; and files that are wrong."""
+
+import json
+
+import pytest
+from tasks import read_examples
+
+from model.errors import InputError
+
+HOTPOT = {
+    "_id": "5a",
+    "question": "Who wrote it?",
+    "answer": "Ann",
+    "supporting_facts": [["B", 1], ["A", 0], ["A", 7]],
+    "context": [["A", ["Ann is a poet.", " She lives."]], ["B", ["It is a book.", " Ann wrote it."]]],
+}
+HOTPOT_2 = {**HOTPOT, "question": "And this?", "context": [["C", ["C is a song."]], ["D", ["D was one."]]]}
+MULTIHOP = {
+    "query": "Which of the two, by The Verge?",
+    "answer": "Yes",
+    "question_type": "comparison_query",
+    "evidence_list": [
+        {"title": "T2", "url": "u2", "fact": "Two is big."},
+        {"title": "T1", "url": "u1", "fact": "One is not."},
+        {"title": "T1", "url": "u1", "fact": "Reworded."},
+    ],
+}
+NULL_QUERY = {"query": "Who?", "answer": "Insufficient information.", "question_type": "null_query", "evidence_list": []}
+CORPUS = [
+    {"title": f"T{i}", "url": f"u{i}", "source": "The Verge", "published_at": "2023-09-28", "body": body}
+    for i, body in enumerate(["Zero.", "One. One is not. More.", "Two is big. Yes."])
+]
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Rome",
+            "paragraphs": [
+                {
+                    "context": "Rome is old. It lies on the Tiber. It is big.",
+                    "qas": [
+                        {
+                            "id": "1",
+                            "question": "On which river?",
+                            "is_impossible": False,
+                            "answers": [{"text": "Tiber", "answer_start": 28}, {"text": "the Tiber", "answer_start": 24}],
+                        },
+                        {"id": "2", "question": "How old?", "is_impossible": True, "answers": [], "plausible_answers": []},
+                    ],
+                },
+                {"context": "Oslo is far.", "qas": [{"id": "3", "question": "Is it?", "answers": []}]},
+            ],
+        }
+    ],
+}
+
+
+def write(folder, value, name="file.json"):
+    text = value if isinstance(value, str) else json.dumps(value)
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def read(folder, value, format=None, **more):
+    return list(read_examples(write(folder, value), format, **more))
+
+
+def evidence(document, index=0):
+    return [document.text[a:b] for a, b in document.questions[index].evidence]
+
+
+@pytest.mark.parametrize(
+    ("value", "target"),
+    [
+        ({"context": "Some\ntext. ", "query": "Where is John? ", "target": "garden"}, "garden"),
+        ([{"input": "Some\ntext. ", "question": "Where is John?", "target": "garden"}], "garden"),
+        ('{"context": "Some\\ntext. ", "question": "Where is John?", "answer": ["a", "b"]}\n\n', ("a", "b")),
+        ([{"context": "Some\ntext. ", "input": "-", "query": "Where is John?", "target": 3}], "3"),
+    ],
+)
+def test_plain(tmp_path, value, target):
+    (document,) = read(tmp_path, value)
+    assert document.text == "Some\ntext. "
+    assert (document.questions[0].query, document.questions[0].target) == ("Where is John?", target)
+
+
+def test_json_lines_keep_their_order(tmp_path):
+    lines = [json.dumps({"context": f"c\u2028{i}", "query": "q", "target": "t"}, ensure_ascii=False) for i in range(3)]
+    assert [d.text for d in read(tmp_path, "\n".join(lines))] == ["c\u20280", "c\u20281", "c\u20282"]
+
+
+def test_hotpotqa(tmp_path):
+    (document,) = read(tmp_path, [HOTPOT])
+    assert document.text == "A\nAnn is a poet. She lives.\n\nB\nIt is a book. Ann wrote it."
+    assert evidence(document) == ["Ann is a poet.", "Ann wrote it."]
+    assert document.questions[0].answer == "Ann" and document.questions[0].task == "hotpotqa"
+
+
+def test_hotpotqa_lengthened(tmp_path):
+    def count(text):
+        return len(text.split())
+
+    documents = read(tmp_path, [HOTPOT, HOTPOT_2], n_tokens=20, count_tokens=count)
+    assert [count(d.text) for d in documents] in ([19, 16], [19, 17], [20, 16], [20, 17])  # own passages: 15 and 9
+    assert evidence(documents[0]) in (["Ann is a poet.", "Ann wrote it."], ["Ann wrote it.", "Ann is a poet."])
+    assert documents == read(tmp_path, [HOTPOT, HOTPOT_2], n_tokens=20, count_tokens=count)
+    assert len(read(tmp_path, [HOTPOT, HOTPOT_2], n_tokens=10, count_tokens=count)) == 1  # the first is longer itself
+    with pytest.raises(InputError, match="fits in 3 tokens"):
+        read(tmp_path, [HOTPOT, HOTPOT_2], n_tokens=3, count_tokens=count)
+
+
+def columns(pairs, first, second):
+    return {first: [pair[0] for pair in pairs], second: [pair[1] for pair in pairs]}
+
+
+HOTPOT_COLUMNS = {
+    **HOTPOT,
+    "context": columns(HOTPOT["context"], "title", "sentences"),
+    "supporting_facts": columns(HOTPOT["supporting_facts"], "title", "sent_id"),
+}
+SQUAD_COLUMNS = {
+    "context": SQUAD["data"][0]["paragraphs"][0]["context"],
+    "question": "On which river?",
+    "answers": {"text": ["Tiber", "the Tiber"], "answer_start": [28, 24]},
+}
+
+
+def test_files_in_columns_are_read_alike(tmp_path):
+    assert read(tmp_path, [HOTPOT_COLUMNS]) == read(tmp_path, [HOTPOT])
+    unanswered = {**SQUAD_COLUMNS, "answers": {"text": [], "answer_start": []}}
+    assert read(tmp_path, [SQUAD_COLUMNS, unanswered]) == read(tmp_path, SQUAD)
+
+
+def test_multihop_rag(tmp_path):
+    write(tmp_path, CORPUS, "corpus.json")
+    (document,) = read(tmp_path, [MULTIHOP, NULL_QUERY])
+    assert document.text.startswith("T2\nThe Verge\n2023-09-28\n\nTwo is big. Yes.\n\nT1\n")
+    assert evidence(document) == ["Two is big.", "One is not."]
+    elsewhere = write(tmp_path, CORPUS, "articles.json")
+    both = read(tmp_path, [MULTIHOP, NULL_QUERY], corpus=elsewhere, n_tokens=1000, count_tokens=len)
+    assert [d.questions[0].answer for d in both] == ["Yes", "Insufficient information."]
+    assert all(len(d.text) == len(both[0].text) and "Zero." in d.text for d in both)
+    assert set(evidence(both[0])) == {"Two is big.", "One is not."} and evidence(both[1]) == []
+
+
+def test_squad(tmp_path):
+    (document,) = read(tmp_path, SQUAD)
+    (question,) = document.questions
+    assert (question.query, question.target, question.alternatives) == ("On which river?", "Tiber", ("the Tiber",))
+    assert evidence(document) == ["It lies on the Tiber."]
+    (long,) = read(tmp_path, SQUAD, n_tokens=61, count_tokens=len)
+    assert "Oslo is far." in long.text and evidence(long) == ["It lies on the Tiber."]
+
+
+def changed(record, **changes):
+    return [{key: value for key, value in {**record, **changes}.items() if value != "-"}]
+
+
+def squad_answer(**changes):
+    value = json.loads(json.dumps(SQUAD))
+    value["data"][0]["paragraphs"][0]["qas"][0]["answers"][0].update(changes)
+    return value
+
+
+PLAIN = {"context": "c", "query": "q", "target": "t"}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (" ", "is empty"),
+        ("[]", "no list of records"),
+        ("3", "no list of records"),
+        ("[1, {", "file.json, line 1: this is not JSON"),
+        ('{"context": "c",\n"query" "q"}', "line 1: this is not JSON .*line 2 column 9"),
+        ('{"context": "c", "query": "q", "target": "t"}\n{"con', "file.json, line 2: this is not JSON"),
+        ('{"a": 1}\n[2]', "line 2: this is a list, not an object"),
+        ("[" * 100_000, "nested too deeply|not JSON"),
+        ([PLAIN, 7], "record 2: this is a whole number, not an object"),
+        (
+            changed(PLAIN, context="-"),
+            "record 1: the field 'context' or 'input' is missing .fields there: 'query', 'target'",
+        ),
+        (changed(PLAIN, query="-"), "'query' or 'question' is missing"),
+        (changed(PLAIN, query=None), "record 1: the field 'query' is null"),
+        (changed(PLAIN, target="-"), "record 1: the field 'target' or 'answer' is missing"),
+        (changed(PLAIN, target=None), "record 1: the field 'target' is null"),
+        (changed(PLAIN, target="-", answer=None), "record 1: the field 'answer' is null"),
+        (changed(PLAIN, target=1.5), "field 'target': this is a number, not text"),
+        (changed(PLAIN, target=["a", 2]), r"target\[1\]: this is a whole number, not text"),
+        (changed(PLAIN, target="-", answer=["a", 2]), r"answer\[1\]: this is a whole number, not text"),
+        (changed(PLAIN, target=["a", " "]), r"target\[1\]: this is empty"),
+        (changed(PLAIN, target=" "), "field 'target': this is empty"),
+        (changed(PLAIN, target="-", answer=""), "field 'answer': this is empty"),
+        (changed(PLAIN, context=""), "field 'context': this is empty"),
+        (changed(PLAIN, query="\ud800"), "field 'query': the text holds half of a surrogate"),
+        (changed(HOTPOT, answer="-"), "record 1: the field 'answer' is missing"),
+        (changed(HOTPOT, answer=None), "record 1: the field 'answer' is null"),
+        (changed(HOTPOT, answer=""), "record 1, field 'answer': this is empty"),
+        (changed(HOTPOT, question=" "), "record 1, field 'question': this is empty"),
+        (changed(HOTPOT, context=[["", [""]]]), r"context\[0\]: this is empty"),
+        (changed(HOTPOT, supporting_facts="-"), "field 'supporting_facts' is missing"),
+        (changed(HOTPOT, supporting_facts=[["A"]]), r"supporting_facts\[0\]: a list of 1"),
+        (changed(HOTPOT, supporting_facts=[["A", "0"]]), r"supporting_facts\[0\]: this is text, not a whole number"),
+        (changed(HOTPOT, context=[["A", "text"]]), r"context\[0\], sentences: this is text, not a list"),
+        (changed(HOTPOT, context=[["A", [None]]]), r"sentence 0: this is null, not text"),
+        (changed(HOTPOT, context=[["A"]]), r"context\[0\]: a list of 1"),
+        (changed(HOTPOT, context="text"), "field 'context': this is text, not a list"),
+        (changed(HOTPOT, context=[]), "no question with passages"),
+        (changed(HOTPOT, context={"title": ["A"], "sentences": []}), "'title' has 1 entries and 'sentences' 0"),
+        (changed(HOTPOT_COLUMNS, supporting_facts={"title": ["A"]}), "supporting_facts: the field 'sent_id' is missing"),
+        (changed(SQUAD_COLUMNS, answers={"text": ["Tiber"], "answer_start": [3]}), r"answers\[0\]: the text 'Tiber'"),
+        (changed(SQUAD_COLUMNS, answers={"text": [""], "answer_start": [3]}), r"answers\[0\]: this is empty"),
+        (changed(SQUAD_COLUMNS, question=" "), "has no question with passages"),
+        (changed(SQUAD_COLUMNS, context="\n"), "field 'context': this is empty"),
+        (squad_answer(text=""), r"answers\[0\], field 'text': this is empty"),
+        ([MULTIHOP], "corpus.json' does not exist"),
+        ({"data": {}}, "field 'data': this is an object, not a list"),
+        ({"data": [{"title": "x"}]}, r"data\[0\]: the field 'paragraphs' is missing"),
+        ({"data": [{"paragraphs": [{"context": "c"}]}]}, r"paragraphs\[0\]: the field 'qas' is missing"),
+        (squad_answer(answer_start=3), r"answers\[0\]: the text 'Tiber' does not stand at character 3"),
+        (squad_answer(answer_start="28"), "field 'answer_start': this is text, not a whole number"),
+    ],
+)
+def test_bad_files_are_named_with_record_and_field(tmp_path, value, words):
+    with pytest.raises(InputError, match=words):
+        read(tmp_path, value)
+
+
+def test_a_wrong_record_is_told_before_the_first_document(tmp_path):
+    documents = read_examples(write(tmp_path, [PLAIN, PLAIN, {**PLAIN, "query": None}]))
+    with pytest.raises(InputError, match="record 3"):
+        next(documents)
+
+
+def test_other_bad_input(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        list(read_examples(tmp_path / "gone.json"))
+    with pytest.raises(InputError, match="cannot be read"):
+        list(read_examples(tmp_path))
+    (tmp_path / "latin.json").write_bytes(b'{"context": "\xe9"}')
+    with pytest.raises(InputError, match="not UTF-8"):
+        list(read_examples(tmp_path / "latin.json"))
+    with pytest.raises(InputError, match="no format 'xml'"):
+        read(tmp_path, [PLAIN], "xml")
+    with pytest.raises(InputError, match="'plain' documents have their own"):
+        read(tmp_path, [PLAIN], n_tokens=100, count_tokens=len)
+    write(tmp_path, CORPUS[:1], "corpus.json")
+    with pytest.raises(InputError, match=r"evidence_list\[0\]: the corpus has no article 'u2'"):
+        read(tmp_path, [MULTIHOP])
+    write(tmp_path, [{"title": "", "url": "u", "body": " "}], "corpus.json")
+    with pytest.raises(InputError, match="corpus.json, record 1: this is empty"):
+        read(tmp_path, [MULTIHOP])

@@ -1,0 +1,79 @@
+"""How a document is to be read, and what a checkpoint wants that brings wishes of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.errors import InputError
+from weights import DEMOS
+
+PATTERNS = ("wim", "llm", "rag")
+# The demo checkpoints learned to write their margins on chunks of this size.
+DEMO_CHUNK_TOKENS, CHUNK_TOKENS = 256, 4096
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to read.
+
+    pattern: `wim`; or one of those that the paper compares with: `llm` (the whole document, then the question) and `rag`
+        (only the chunks judged relevant, then the question)
+    chunk_tokens, margin_tokens, answer_tokens: the most tokens of a chunk, a margin and the answer
+    margin_window: of how many chunks the margins are written together; 1 is the paper's loop, None is all
+    pack: judge a margin in the same forward pass that reads the next chunk: for a window of 1 and the model as its own
+        classifier. The verdict comes that much later, and the document's cache is that of plain prefill to rounding
+        instead of bit for bit
+    keep_repeats: keep in the final prompt a sentence that an earlier margin already holds, even if this margin's chunk does
+        not contain it (wim/repeats.py)
+    threshold: a margin (or a chunk, in `rag`) is relevant when the probability of YES against NO is at least this
+    temperature, top_p, seed: see model.sampling.Sampler
+    system: the system prompt, if any
+    """
+
+    pattern: str = "wim"
+    chunk_tokens: int = CHUNK_TOKENS
+    margin_tokens: int = 100
+    answer_tokens: int = 100
+    margin_window: int | None = 1
+    pack: bool = False
+    keep_repeats: bool = False
+    threshold: float = 0.5
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value that makes no sense."""
+        if self.pattern not in PATTERNS:
+            raise InputError(f"The pattern {self.pattern!r} is unknown; choose one of: {', '.join(PATTERNS)}.")
+        for name in ("chunk_tokens", "margin_tokens", "answer_tokens"):
+            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _check(self.margin_window is None or self.margin_window >= 1, "margin_window", self.margin_window, "at least 1")
+        _check(0 <= self.threshold <= 1, "threshold", self.threshold, "between 0 and 1")
+        for name, option in (("pack", "--pack"), ("keep_repeats", "--keep-repeats")):
+            _check(self.pattern == "wim" or not getattr(self, name), "pattern", self.pattern, f"wim with {option}")
+        _check(not self.pack or self.margin_window == 1, "margin_window", self.margin_window or "all", "1 with --pack")
+        _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
+        _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _check(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
+
+    def window(self, n_chunks: int) -> int:
+        """Of how many chunks the margins are written together."""
+        return min(self.margin_window or n_chunks, n_chunks)
+
+
+def is_demo(model: str) -> bool:
+    """Whether a checkpoint, by the name or the path that it was asked for, is one of those shipped."""
+    return model in DEMOS or Path(model).resolve() in [folder.resolve() for folder in DEMOS.values()]
+
+
+def default_chunk_tokens(model: str) -> int:
+    """For a checkpoint by the name that it was asked for."""
+    return DEMO_CHUNK_TOKENS if is_demo(model) else CHUNK_TOKENS
+
+
+def _check(good: bool, name: str, value: object, wanted: str) -> None:
+    if not good:
+        raise InputError(f"{name} is {value}; it should be {wanted}.")
