@@ -17,11 +17,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from model.attention import attention_with_lse, causal_attention
-from model.cache import KVCache
+from model.attention import causal_attention
+from model.cache import KVCache, Places
 from model.kernels.cuda_attention import flash_serves
 from model.kernels.cuda_branches import VarlenRows
 from model.kernels.merge import Part, merge
+from model.kernels.part import part_attention
 
 
 class Branches:
@@ -31,22 +32,17 @@ class Branches:
     pads: prompts of different lengths are padded on the left to one length; row r's first pads[r] slots hold nothing
     capacity: slots of each row
 
-    Raises ValueError when the rows do not fit above the cache's length.
+    Raises ValueError for an end beyond what the cache holds, and when the rows do not fit above its length.
     """
 
     def __init__(self, cache: KVCache, ends: list[int], pads: list[int], capacity: int):
-        rows, base = len(ends), cache.length
-        if base + rows * capacity > cache.capacity:
-            raise ValueError(
-                f"{rows} branches of {capacity} positions do not fit into the {cache.capacity - base} free positions "
-                "of the cache; allocate it with a larger capacity or take fewer rows at a time."
-            )
-        self.cache, self.ends, self.pads, self.capacity, self.base = cache, ends, pads, capacity, base
-        free = cache.storage[:, :, 0, :, base : base + rows * capacity]
-        self.storage = free.unflatten(3, (rows, capacity))  # a view: (n_layers, 2, n_kv_heads, rows, slots, head_dim)
+        if max(ends) > cache.length or min(ends) < 0:
+            raise ValueError(f"Branches cannot begin at {ends}; the cache holds {cache.length} positions.")
+        self.storage = cache.rows_above(len(ends), capacity)  # (n_layers, 2, rows, n_kv_heads, slots, head_dim)
+        self.cache, self.ends, self.pads, self.capacity, self.base = cache, ends, pads, capacity, cache.length
         self.longest = max(*ends, 1)  # of the rows' prefixes; an int, since to read it from the device is to wait for it
-        self.prefix_ends = torch.tensor(ends, device=free.device)
-        self.first_slots = torch.tensor(pads, device=free.device)
+        self.prefix_ends = torch.tensor(ends, device=self.storage.device)
+        self.first_slots = torch.tensor(pads, device=self.storage.device)
         self.length = 0
 
     def positions(self, seq_len: int) -> Tensor:
@@ -62,15 +58,16 @@ class Branches:
         under a mask (elsewhere), and row by row, which is the definition (prompts off CUDA, and sliding windows).
         """
         start, end = self.length, self.length + k.shape[2]
-        own = self.storage[layer_idx].transpose(1, 2)[:, :, :, :end]  # (2, rows, n_kv_heads, end, head_dim)
+        own = self.storage[layer_idx, :, :, :, :end]  # (2, rows, n_kv_heads, end, head_dim)
         own[0, :, :, start:] = k
         own[1, :, :, start:] = v
-        prefix = self.cache.storage[layer_idx]  # (2, 1, n_kv_heads, capacity, head_dim)
+        prefix = self.cache.layer(layer_idx)  # (2, 1, n_kv_heads, capacity, head_dim)
         if window is None and flash_serves(q):
-            keys_values = prefix[:, 0]
-            return merge(self._varlen.over_prefix(q, *keys_values), self._varlen.over_own(q, *keys_values, end))[0]
+            keys, values = prefix[:, 0]
+            over_prefix = self._varlen.over_prefix(q, keys, values)
+            return merge(over_prefix, self._varlen.over_own(q, keys, values, end))[0]
         if window is None and q.shape[2] == 1:
-            return merge(self._masked_prefix(q, prefix), self._masked_own(q, own))[0]
+            return merge(self._masked_prefix(q, *prefix), self._masked_own(q, own))[0]
         out = torch.zeros_like(q)
         for row, (n_prefix, pad) in enumerate(zip(self.ends, self.pads, strict=True)):
             skip = max(pad - start, 0)
@@ -81,16 +78,22 @@ class Branches:
     def advance(self, seq_len: int) -> None:
         self.length += seq_len
 
+    def places(self) -> Places:
+        """Where the next token of each row goes."""
+        slots = [self.base + row * self.capacity + self.length for row in range(len(self.ends))]
+        starts = [slot - self.length + pad for slot, pad in zip(slots, self.pads, strict=True)]
+        return Places(self.ends, starts, slots)
+
     @cached_property
     def _varlen(self) -> VarlenRows:
         return VarlenRows(self.prefix_ends, self.first_slots, self.longest, self.base, self.capacity)
 
     # What `_row_attention` does row by row, for all rows in one call: over the prefix, and over the rows' own tokens.
 
-    def _masked_prefix(self, q: Tensor, prefix: Tensor) -> Part:
+    def _masked_prefix(self, q: Tensor, keys: Tensor, values: Tensor) -> Part:
         """One query a row: side by side they are the queries of one sequence, and each key is read once for all."""
-        keys, values = prefix[:, :, :, : self._prefix_bias.shape[1]]
-        out, lse = attention_with_lse(q.transpose(0, 2), keys, values, causal=False, bias=self._prefix_bias)
+        keys, values = keys[:, :, : self.longest], values[:, :, : self.longest]
+        out, lse = part_attention(q.transpose(0, 2), keys, values, causal=False, bias=self._prefix_bias)
         out, lse = out.transpose(0, 2), lse.transpose(0, 2)
         if 0 in self.ends:  # kernels differ in what they say of no keys; the sum over nothing is exp(-inf)
             lse = lse.masked_fill((self.prefix_ends == 0)[:, None, None], float("-inf"))
@@ -98,7 +101,7 @@ class Branches:
 
     def _masked_own(self, q: Tensor, own: Tensor) -> Part:
         bias = self._own_bias[..., : own.shape[3]] if any(self.pads) else None
-        return attention_with_lse(q, *own, causal=False, bias=bias)
+        return part_attention(q, *own, causal=False, bias=bias)
 
     @cached_property
     def _prefix_bias(self) -> Tensor:
@@ -128,4 +131,4 @@ def _row_attention(q: Tensor, prefix: Tensor, own: Tensor, window: int | None) -
         return causal_attention(q, *torch.cat((near, own), dim=3), window)
     if n_prefix == 0:
         return causal_attention(q, *own)
-    return merge(attention_with_lse(q, *prefix, causal=False), attention_with_lse(q, *own, causal=q.shape[2] > 1))[0]
+    return merge(part_attention(q, *prefix, causal=False), part_attention(q, *own, causal=q.shape[2] > 1))[0]

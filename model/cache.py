@@ -1,6 +1,6 @@
 """The KV cache: one tensor for the keys and values of all layers, and one pointer.
 
-    storage  (n_layers, 2, 1, n_kv_heads, capacity, head_dim)              2: keys, values; 1: the batch
+    storage  (n_layers, 2, n_kv_heads, capacity, head_dim)                 2: keys, values
 
     along `capacity`:
 
@@ -13,9 +13,28 @@
 
 Everything below `length` is what the model has read; everything above it is free, whatever bytes are there. Writing in the
 Margins asks a question after each chunk and then forgets having asked: that is `rollback`, an assignment to an integer.
+
+Why that is exact. Attention is causal: the keys and values of position i are computed from the tokens up to i, and from no
+later one. So what stands below `length` is the same whether or not anything was read after it, and to forget a suffix
+nothing needs to be restored. The next token takes the position `length`, as if the suffix had never been.
+
+Who may do what. Only `advance` and `rollback` move the pointer. Below `length` nothing is ever written. Above it write:
+`attend`, before `advance` moves the pointer over it, and branches (model/branch.py), whose rows nobody else reads. Nobody
+reads above `length` but them, each its own part. What is free must still be finite numbers, as the zeros of the beginning
+and stale keys are: the compiled step of model/kernels/flex_rows.py reads whole blocks of keys and only then applies its
+mask, and NaN times zero is NaN.
+
+A layer with a sliding window keeps all its keys too. A window that had dropped old keys could not be rolled back: after a
+margin, the chunk before it would be gone.
+
+What it costs. Llama-3.1-8B (32 layers, 8 heads of keys, 128 channels) for 65,536 tokens in bfloat16:
+
+    (32, 2, 8, 65536, 128) = 4,294,967,296 numbers of 2 bytes = 8 GiB, or 128 KiB for each token
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +43,22 @@ from model.attention import causal_attention
 from model.config import ModelConfig
 
 
+class Places(NamedTuple):
+    """Where the rows of a decode step stand: row r sees the first ends[r] positions, then its own from starts[r] on.
+
+    slots: where its next token's keys and values go; that token has the position ends[r] + slots[r] - starts[r]
+    """
+
+    ends: list[int]
+    starts: list[int]
+    slots: list[int]
+
+
 class KVCache:
     """Keys and values of up to `capacity` positions, allocated once.
 
     The models see it through three methods, in this order in each forward pass: `positions` (where the new tokens stand),
     `attend` (once per layer: store the new keys and values, then attend), `advance` (once: the new tokens are read).
-    Branches (model/branch.py) and CUDA graphs (model/graph.py) write above `length` without moving it.
     """
 
     def __init__(
@@ -40,14 +69,14 @@ class KVCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        shape = (config.num_hidden_layers, 2, 1, config.num_key_value_heads, capacity, config.head_dim)
+        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim)
         self.storage = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
 
     @property
     def capacity(self) -> int:
         """How many positions there is room for."""
-        return self.storage.shape[4]
+        return self.storage.shape[3]
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +107,7 @@ class KVCache:
         Returns (1, n_heads, seq_len, head_dim).
         """
         end = self.length + k.shape[2]
-        keys, values = self.storage[layer_idx, :, :, :, :end].unbind(0)  # views: (1, n_kv_heads, end, head_dim)
+        keys, values = self.layer(layer_idx, end)  # views: (1, n_kv_heads, end, head_dim)
         keys[:, :, self.length :] = k
         values[:, :, self.length :] = v
         return causal_attention(q, keys, values, window)
@@ -99,3 +128,26 @@ class KVCache:
                 f"The cache cannot be rolled forward from {self.length} to {length} positions; prefill them instead."
             )
         self.length = length
+
+    def places(self) -> Places:
+        """One row, which continues where the cache ends."""
+        return Places([self.length], [self.length], [self.length])
+
+    # Views for those who read or write above `length`; nothing is copied.
+
+    def layer(self, layer_idx: int, end: int | None = None) -> Tensor:
+        """Keys and values of one layer up to `end`, as a batch of one: (2, 1, n_kv_heads, end, head_dim)."""
+        return self.storage[layer_idx, :, None, :, :end]
+
+    def rows_above(self, rows: int, slots: int) -> Tensor:
+        """The first free positions as rows of so many slots each: (n_layers, 2, rows, n_kv_heads, slots, head_dim).
+
+        Raises ValueError when they do not fit.
+        """
+        free = self.storage[:, :, :, self.length : self.length + rows * slots]
+        if free.shape[3] < rows * slots:
+            raise ValueError(
+                f"{rows} branches of {slots} positions do not fit into the {self.capacity - self.length} free positions "
+                "of the cache; allocate it with a larger capacity or take fewer rows at a time."
+            )
+        return free.unflatten(3, (rows, slots)).transpose(2, 3)

@@ -1,6 +1,7 @@
 """LLaMA 3.1 (arXiv 2407.21783): grouped-query attention, rotary positions, SwiGLU, RMSNorm before each block.
 
-Module names are those of the published checkpoints, so a state dict loads as it is.
+Module names are those of the published checkpoints, so a state dict loads as it is. The other families are written as what
+they do differently.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.kernels.fused_linears import FusedLinears
 from model.rotary import apply_rotary
-from model.transformer import Attend, CausalLM
+from model.transformer import Attend, CausalLM, Rotary
 
 
 class LlamaAttention(nn.Module):
@@ -22,10 +23,10 @@ class LlamaAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, n_q, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, n_kv, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, n_kv, bias=config.attention_bias)
-        self.qkv = FusedLinears(self.q_proj, self.k_proj, self.v_proj)  # for speed (kernels/fused_linears.py)
+        self.qkv = FusedLinears(self.q_proj, self.k_proj, self.v_proj)  # for speed one product
         self.o_proj = nn.Linear(n_q, config.hidden_size, bias=config.attention_bias)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
         """x: (batch, seq_len, hidden_size); returns the same shape."""
         heads = (*x.shape[:2], -1, self.head_dim)
         q, k, v = self.qkv(x)  # (batch, seq_len, n * head_dim)
@@ -33,6 +34,7 @@ class LlamaAttention(nn.Module):
         k = k.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
         v = v.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
         q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
+        # KVCache.attend: stores k and v in the cache, then lets q attend to all that the cache holds.
         out = attend(q, k, v, self.window)  # (batch, n_heads, seq_len, head_dim)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (batch, seq_len, hidden_size)
 
@@ -51,16 +53,23 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaLayer(nn.Module):
+    attention_type: type[nn.Module] = LlamaAttention
+    mlp_type: type[nn.Module] = LlamaMLP
+
     def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = LlamaAttention(config, layer_idx)
+        self.self_attn = self.attention_type(config, layer_idx)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = LlamaMLP(config)
+        self.mlp = self.mlp_type(config)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotary, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    def fused_linears(self) -> list[FusedLinears]:
+        """The products that read the same input; see model/kernels/fused_linears.py."""
+        return [self.self_attn.qkv, self.mlp.gate_up]
 
 
 class Llama(CausalLM):

@@ -1,65 +1,28 @@
-"""Qwen2 (arXiv 2407.10671): LLaMA's layer with a bias on queries, keys and values, and, if the checkpoint asks for it, a
-sliding window in the upper layers. YaRN stretches it beyond 32K positions (model/rotary.py).
+"""Qwen2 (arXiv 2407.10671): LLaMA with a bias on queries, keys and values, and on nothing else.
+
+If the checkpoint asks for it, the upper layers attend through a sliding window (ModelConfig.sliding_windows). YaRN
+stretches the model beyond 32K positions (model/rotary.py).
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from dataclasses import replace
+
+from torch import nn
 
 from model.config import ModelConfig
-from model.kernels.fused_linears import FusedLinears
-from model.rotary import apply_rotary
-from model.transformer import Attend, CausalLM
+from model.llama import LlamaAttention, LlamaLayer
+from model.transformer import CausalLM
 
 
-class Qwen2Attention(nn.Module):
+class Qwen2Attention(LlamaAttention):
     def __init__(self, config: ModelConfig, layer_idx: int):
-        super().__init__()
-        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer_idx]
-        n_q, n_kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, n_q, bias=True)
-        self.k_proj = nn.Linear(config.hidden_size, n_kv, bias=True)
-        self.v_proj = nn.Linear(config.hidden_size, n_kv, bias=True)
-        self.qkv = FusedLinears(self.q_proj, self.k_proj, self.v_proj)
-        self.o_proj = nn.Linear(n_q, config.hidden_size, bias=False)
-
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        """x: (batch, seq_len, hidden_size); returns the same shape."""
-        heads = (*x.shape[:2], -1, self.head_dim)
-        q, k, v = self.qkv(x)  # (batch, seq_len, n * head_dim)
-        q = q.view(heads).transpose(1, 2)  # (batch, n_heads, seq_len, head_dim)
-        k = k.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
-        v = v.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
-        q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
-        out = attend(q, k, v, self.window)  # (batch, n_heads, seq_len, head_dim)
-        return self.o_proj(out.transpose(1, 2).flatten(2))  # (batch, seq_len, hidden_size)
+        super().__init__(replace(config, attention_bias=True), layer_idx)
+        self.o_proj = nn.Linear(self.o_proj.in_features, config.hidden_size, bias=False)
 
 
-class Qwen2MLP(nn.Module):
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.gate_up = FusedLinears(self.gate_proj, self.up_proj)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x)  # each (batch, seq_len, intermediate_size)
-        return self.down_proj(F.silu(gate) * up)
-
-
-class Qwen2Layer(nn.Module):
-    def __init__(self, config: ModelConfig, layer_idx: int):
-        super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Qwen2Attention(config, layer_idx)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = Qwen2MLP(config)
-
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, attend)
-        return x + self.mlp(self.post_attention_layernorm(x))
+class Qwen2Layer(LlamaLayer):
+    attention_type = Qwen2Attention
 
 
 class Qwen2(CausalLM):

@@ -9,30 +9,24 @@ probability    how probable is one kind of reply against another, without writin
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from model.branch import Branches
 from model.cache import KVCache
+from model.decode import RowsContext, decode, plain_step
 from model.errors import InputError
+from model.graph import GraphSteps
 from model.kernels.cuda_attention import flash_serves
 from model.packed import Packed
 from model.sampling import Sampler
-from model.transformer import CausalLM, Context
-
-if TYPE_CHECKING:
-    from model.graph import GraphDecoder
+from model.transformer import CausalLM
 
 # The most that `prefill` reads in one forward pass: bounds the memory for activations. Prompts of branches go in one pass,
 # however many they are.
 PREFILL_TOKENS = 4096
-BURST = 2  # decode steps that a device is given at a time; see `_decode_ahead`
-
-Step = Callable[[Tensor], Tensor]  # token ids (rows,) -> logits of the next ones (rows, vocab_size)
 
 
 class Session:
@@ -45,10 +39,9 @@ class Session:
         weight = model.lm_head.weight
         self.model, self.device = model, weight.device
         self.cache = KVCache(model.config, capacity, device=weight.device, dtype=weight.dtype)
-        # The kernel of model/graph.py takes what FlashAttention does, except heads of fewer than 16 channels. That module
-        # is imported where it is used: it loads the compiler, which takes seconds.
+        # Attention kernels for one token a row want 16-bit numbers, and heads of at least 16 channels.
         self.use_graphs = flash_serves(self.cache.storage) and model.config.head_dim >= 16
-        self.decoders: dict[tuple[int, int], GraphDecoder] = {}  # by (rows, index of the first row)
+        self.graphs = GraphSteps(model, self.cache)
 
     @property
     def length(self) -> int:
@@ -83,18 +76,10 @@ class Session:
         Raises InputError, as `branch` and `probability` do, where the model computes NaN or infinity after the prompt.
         """
         logits = _checked(self.prefill(prompt))
-        n_tokens = 0
-        step = self._graph_tail(max_tokens) if self.use_graphs else self._plain_decoder(self.cache)
-        try:
-            for [token_id] in self._decode(logits, step, max_tokens, sampler):
-                if token_id in stop_ids:
-                    return
-                n_tokens += 1
-                yield token_id
-        finally:
-            # A graph does not move the pointer. Of the tokens taken it has read all but the last of `max_tokens`.
-            if self.use_graphs:
-                self.cache.advance(min(n_tokens, max(max_tokens - 1, 0)))
+        for [token_id] in self._decode(logits, self.cache, max_tokens, sampler):
+            if token_id in stop_ids:
+                return
+            yield token_id
 
     @torch.inference_mode()
     def branch(
@@ -111,9 +96,8 @@ class Session:
         Yields, for each step, the next token id of each row, or None for rows that have ended.
         """
         logits, branches = self._read_branches(ends, prompts, max_tokens)
-        step = self._graph_branches(branches) if self.use_graphs else self._plain_decoder(branches)
         running = [True] * len(prompts)
-        for token_ids in self._decode(logits, step, max_tokens, sampler):
+        for token_ids in self._decode(logits, branches, max_tokens, sampler):
             running = [on and token_id not in stop_ids for on, token_id in zip(running, token_ids, strict=True)]
             if not any(running):
                 return
@@ -153,88 +137,13 @@ class Session:
         padded = [[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
         return _checked(self.model(self._tensor(padded), branches)[:, -1]), branches
 
-    def _decode(self, logits: Tensor, step: Step, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
-        """Sample and step. Yields the token ids of all rows."""
+    def _decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         if self.use_graphs:
-            yield from self._decode_ahead(logits, step, max_tokens, sampler)
-            return
-        for n_left in reversed(range(max_tokens)):
-            tokens = sampler(logits)  # (rows,)
-            yield tokens.tolist()
-            if n_left:
-                logits = step(tokens)
-
-    def _decode_ahead(self, logits: Tensor, step: Step, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
-        """The same without waiting: the host looks at a burst of tokens when the device has been given the next one.
-
-        device    | burst 1 | burst 2 | burst 3 |
-        host      |         | look 1  | look 2  | look 3
-
-        What is computed past an end token is thrown away.
-        """
-        tokens: Tensor | None = None
-        bursts: deque[_ToHost] = deque()
-        for first in range(0, max_tokens, BURST):
-            burst = []
-            for n_before in range(first, min(first + BURST, max_tokens)):
-                logits = step(tokens) if n_before else logits
-                tokens = sampler(logits)  # (rows,)
-                burst.append(tokens)
-            bursts.append(_ToHost(torch.stack(burst)))
-            if len(bursts) > 1:
-                yield from bursts.popleft().wait()
-        for burst in bursts:
-            yield from burst.wait()
-
-    def _plain_decoder(self, context: Context) -> Step:
-        return lambda tokens: self.model(tokens[:, None], context)[:, -1]
-
-    def _graph_tail(self, max_tokens: int) -> Step:
-        """Continues what the cache holds. The last token is not read."""
-        return self._graph([self.length], [self.length], [self.length], max(max_tokens - 1, 0))
-
-    def _graph_branches(self, branches: Branches) -> Step:
-        """Continues branches whose prompts have been read."""
-        first = [branches.base + row * branches.capacity for row in range(len(branches.ends))]
-        starts = [slot + pad for slot, pad in zip(first, branches.pads, strict=True)]
-        slots = [slot + branches.length for slot in first]
-        return self._graph(branches.ends, starts, slots, branches.capacity - branches.length)
-
-    def _graph(self, ends: list[int], starts: list[int], slots: list[int], n_tokens: int) -> Step:
-        """See GraphDecoder.begin. More rows than a decoder takes are shared out among several."""
-        from model.graph import GraphDecoder, max_rows, next_power_of_two
-
-        size, decoders = max_rows(self.model.config), []
-        for at in range(0, len(ends), size):
-            part = slice(at, at + size)
-            rows = next_power_of_two(len(ends[part]))  # few sizes: few graphs to capture
-            if (rows, at) not in self.decoders:
-                self.decoders[rows, at] = GraphDecoder(self.model, self.cache, rows)
-            decoders.append(self.decoders[rows, at])
-            decoders[-1].begin(ends[part], starts[part], slots[part], n_tokens)
-        if len(decoders) == 1:
-            return decoders[0]
-        return lambda tokens: torch.cat([step(part) for step, part in zip(decoders, tokens.split(size), strict=True)])
+            return self.graphs.decode(logits, context, max_tokens, sampler)
+        return decode(logits, plain_step(self.model, context), max_tokens, sampler)
 
     def _tensor(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor([list(row) for row in rows], dtype=torch.int64, device=self.device)
-
-
-class _ToHost:
-    """Token ids on their way to the host. `wait` waits for them, and not for what the device was given since."""
-
-    def __init__(self, tokens: Tensor):
-        if tokens.device.type != "cuda":
-            self.host, self.arrived = tokens, None
-            return
-        self.host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True).copy_(tokens, non_blocking=True)
-        self.arrived = torch.cuda.Event()
-        self.arrived.record(torch.cuda.current_stream(tokens.device))
-
-    def wait(self) -> list[list[int]]:
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.host.tolist()
 
 
 def _checked(logits: Tensor) -> Tensor:

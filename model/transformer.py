@@ -7,7 +7,7 @@ in: the KV cache (model/cache.py), branches that share one (model/branch.py), or
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from model.attention import causal_attention
 from model.config import ModelConfig
-from model.kernels.fused_linears import FusedLinears
 from model.rotary import RotaryEmbedding
 
 # What a layer is handed: (q, k, v, window) -> attention output, all (batch, heads, seq_len, head_dim).
 Attend = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
-RunLayer = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor], Attend], Tensor]
+Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (batch, 1, seq_len, rotary_dim)
 
 
 class Context(Protocol):
@@ -49,11 +48,16 @@ class NoCache:
         pass
 
 
-def run_eagerly(layer: nn.Module, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-    return layer(x, rotary, attend)
+# How a layer is run: (layer, its index, hidden states, rotary, context) -> hidden states
+RunLayer = Callable[[nn.Module, int, Tensor, Rotary, Context], Tensor]
 
 
-class Decoder(nn.Module):
+def run_layer(layer: nn.Module, layer_idx: int, x: Tensor, rotary: Rotary, context: Context) -> Tensor:
+    """The usual way: as it is written."""
+    return layer(x, rotary, partial(context.attend, layer_idx))
+
+
+class Transformer(nn.Module):
     """Embedding, layers and final norm. `layer_type(config, layer_idx)` builds one layer."""
 
     def __init__(self, config: ModelConfig, layer_type: type[nn.Module]):
@@ -62,73 +66,80 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layer_type(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary = RotaryEmbedding(config.rope, config.max_position_embeddings)
-        self.run_layer: RunLayer = run_eagerly
 
-    def embed(self, token_ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """What the first layer is given: embeddings, (batch, seq_len, hidden_size), and the rotary cosines and sines."""
-        x = self.embed_tokens(token_ids)
-        return x, self.rotary(positions, x.dtype)
-
-    def forward(self, token_ids: Tensor, context: Context) -> Tensor:
+    def forward(self, token_ids: Tensor, context: Context, run: RunLayer = run_layer) -> Tensor:
         """token_ids: (batch, seq_len) int64. Returns hidden states, (batch, seq_len, hidden_size)."""
         seq_len = token_ids.shape[1]
-        x, rotary = self.embed(token_ids, context.positions(seq_len))
+        positions = context.positions(seq_len)  # (batch, seq_len), or (1, seq_len) for all rows alike
+        x = self.embed_tokens(token_ids)  # (batch, seq_len, hidden_size)
+        rotary = self.rotary(positions, x.dtype)
         for layer_idx, layer in enumerate(self.layers):
-            x = self.run_layer(layer, x, rotary, partial(context.attend, layer_idx))
+            x = run(layer, layer_idx, x, rotary, context)
         context.advance(seq_len)
         return self.norm(x)
 
 
 class CausalLM(nn.Module):
-    """A decoder and the head that turns hidden states into logits. Subclasses name their layer."""
+    """A transformer and the head that turns hidden states into logits. Subclasses name their layer."""
 
     layer_type: type[nn.Module]
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.model = Decoder(config, self.layer_type)
+        self.model = Transformer(config, self.layer_type)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self.compiled = False
 
-    def plan(self, length: int) -> None:
-        """Say how many positions the run will use at most; see RotaryEmbedding for what depends on it."""
-        self.model.rotary.plan(length)
-
-    def fuse_weights(self) -> None:
-        """Lay matrices that read the same input next to each other (kernels/fused_linears.py), after loading."""
-        for module in self.modules():
-            for value in vars(module).values():
-                if isinstance(value, FusedLinears):
-                    value.fuse()
-
-    def compile_layers(self) -> None:
-        """Fuse what a layer does before and after attention, by torch.compile. For inference on CUDA.
-
-        Compilation takes some seconds at the first forward pass, one for all layers and lengths; then Llama-3.1-8B takes
-        a few percent less time to read a prompt on an H200.
-        """
-        self.model.run_layer = compiled_layers()
-
-    def forward(self, token_ids: Tensor, context: Context | None = None, *, all_logits: bool = False) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        context: Context | None = None,
+        *,
+        all_logits: bool = False,
+        run: RunLayer | None = None,
+    ) -> Tensor:
         """Read tokens.
 
         token_ids: (batch, seq_len) int64
         context: what came before and what may be attended to; None for nothing
         all_logits: by default only the last position's logits are computed: a chunk of 4,096 tokens of Llama 3.1 would
             otherwise cost a (4096, 128256) matrix that nobody reads
+        run: how a layer is run; by default as it is written, or compiled after `compile_layers`
         Returns logits, (batch, 1 or seq_len, vocab_size).
         """
-        x = self.model(token_ids, context if context is not None else NoCache(token_ids.device))
+        if run is None:
+            run = compiled_layers() if self.compiled else run_layer
+        x = self.model(token_ids, context if context is not None else NoCache(token_ids.device), run)
         # Next to each other, rows of a batch are one product; else the matrix is read for each.
         return self.lm_head(x if all_logits else x[:, -1:].contiguous())
 
+    def plan(self, length: int) -> None:
+        """Say how many positions the run will use at most; see RotaryEmbedding for what depends on it."""
+        self.model.rotary.plan(length)
 
-# Of one function before torch.compile gives up: each family, dtype and number of rows needs its own.
+    def fuse_weights(self) -> None:
+        """Lay matrices that read the same input next to each other, after loading; see model/kernels/fused_linears.py."""
+        for layer in self.model.layers:
+            for linears in layer.fused_linears():
+                linears.fuse()
+
+    def compile_layers(self) -> None:
+        """Compile the layers, for reading and for decoding, by torch.compile. For inference on CUDA.
+
+        The compilation takes some seconds at the first forward pass and at the first decode step; it pays after thousands
+        of tokens.
+        """
+        self.compiled = True
+
+
+# torch.compile gives up on a function after so many compilations; each family, dtype and number of rows needs its own.
 MAX_COMPILATIONS = 64
 
 
+@cache
 def compiled_layers(backend: str | Callable = "inductor") -> RunLayer:
     """Layers run through torch.compile, but for attention, which stays as it is.
 
@@ -136,6 +147,12 @@ def compiled_layers(backend: str | Callable = "inductor") -> RunLayer:
     """
     dynamo = torch._dynamo  # loading it takes seconds, so nothing does before this
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, MAX_COMPILATIONS)
-    compiled = torch.compile(run_eagerly, dynamic=True, backend=backend)
+    compiled = torch.compile(_call, dynamic=True, backend=backend)
     as_it_is = dynamo.disable(lambda attend, *args: attend(*args))
-    return lambda layer, x, rotary, attend: compiled(layer, x, rotary, partial(as_it_is, attend))
+    return lambda layer, layer_idx, x, rotary, context: compiled(
+        layer, x, rotary, partial(as_it_is, partial(context.attend, layer_idx))
+    )
+
+
+def _call(layer: nn.Module, x: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+    return layer(x, rotary, attend)

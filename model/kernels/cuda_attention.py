@@ -46,7 +46,7 @@ def _cudnn_serves(q: Tensor) -> bool:
     return _generation(q.device) >= HOPPER and q.shape[-1] <= 128 and torch.backends.cudnn.is_available()
 
 
-def causal_attention_cuda(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def chunk_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of a chunk after a prefix; arguments as in model.attention.causal_attention.
 
     cuDNN computes pieces of the prefix, and the chunk itself if it has whole blocks, FlashAttention what is left. The parts

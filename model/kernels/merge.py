@@ -15,7 +15,7 @@ Part = tuple[Tensor, Tensor]  # output (batch, n_heads, n_queries, head_dim) and
 def merge(first: Part, second: Part) -> Part:
     """Join attention over two disjoint sets of keys into attention over both.
 
-    Each query must have a key in one of them, as it need not in `merge_all`.
+    Every query must see a key in one of them.
     The first set's share of the softmax is exp(lse_1) / (exp(lse_1) + exp(lse_2)) = sigmoid(lse_1 - lse_2).
     """
     (out_1, lse_1), (out_2, lse_2) = first, second

@@ -6,18 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import attention
-from model.kernels import cuda_attention
+from model.attention import attention, causal_attention, causal_mask
+from model.kernels import cuda_attention, part
 from model.kernels.merge import merge_all
 
 LENGTHS = [(20, 20), (20, 200), (37, 300), (16, 33), (16, 48), (32, 260), (5, 100), (1, 70)]  # queries, keys
 
 
 def reference(q, keys, values, causal):
-    """PyTorch's own, with the mask written out."""
-    seen = torch.ones(q.shape[2], keys.shape[2], dtype=torch.bool)
-    seen = seen.tril(keys.shape[2] - q.shape[2]) if causal else seen
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen, enable_gqa=True)
+    return attention(q, keys, values, causal_mask(q.shape[2], keys.shape[2]) if causal else None)
 
 
 def random_qkv(n_queries, n_keys):
@@ -26,17 +23,31 @@ def random_qkv(n_queries, n_keys):
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
+@pytest.mark.parametrize("window", [None, 1, 7, 1000])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_the_definition_is_pytorchs_and_every_kernels(lengths, window):
+    q, keys, values = random_qkv(*lengths)
+    mask = causal_mask(*lengths, window)
+    first = [max(0, at - (window or at + 1) + 1) for at in range(lengths[1] - lengths[0], lengths[1])]
+    assert [row.nonzero().flatten().tolist() for row in mask] == [
+        list(range(start, lengths[1] - lengths[0] + i + 1)) for i, start in enumerate(first)
+    ]
+    expected = attention(q, keys, values, mask)
+    torch.testing.assert_close(expected, F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True))
+    torch.testing.assert_close(causal_attention(q, keys, values, window), expected)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_blocks_of_queries(monkeypatch, lengths, causal):
-    monkeypatch.setattr(attention, "MAX_SCORES", 1500)
+    monkeypatch.setattr(part, "MAX_SCORES", 1500)
     q, keys, values = random_qkv(*lengths)
-    out, lse = attention._attention_by_definition(q, keys, values, causal)
+    out, lse = part.attention_in_blocks(q, keys, values, causal)
     torch.testing.assert_close(out, reference(q, keys, values, causal))
     assert lse.shape == q.shape[:3]
 
 
-@pytest.mark.parametrize("compute", [attention.attention_with_lse, attention._attention_by_definition])
+@pytest.mark.parametrize("compute", [part.part_attention, part.attention_in_blocks])
 def test_a_bias_hides_keys(compute):
     q, keys, values = random_qkv(3, 40)
     bias = torch.zeros(3, 40).masked_fill(torch.arange(40) >= torch.tensor([[40], [17], [1]]), float("-inf"))
@@ -44,11 +55,11 @@ def test_a_bias_hides_keys(compute):
     for query, n_seen in enumerate((40, 17, 1)):
         seen = q[:, :, query : query + 1], keys[:, :, :n_seen], values[:, :, :n_seen]
         torch.testing.assert_close(out[:, :, query : query + 1], reference(*seen, causal=False))
-        torch.testing.assert_close(lse[:, :, query : query + 1], attention._attention_by_definition(*seen, False)[1])
+        torch.testing.assert_close(lse[:, :, query : query + 1], part.attention_in_blocks(*seen, False)[1])
 
 
 def test_a_query_that_sees_no_key():
-    out, lse = attention._attention_by_definition(*random_qkv(1, 7), False, torch.full((1, 7), float("-inf")))
+    out, lse = part.attention_in_blocks(*random_qkv(1, 7), False, torch.full((1, 7), float("-inf")))
     assert out.count_nonzero() == 0 and (lse == float("-inf")).all()
 
 
@@ -56,10 +67,10 @@ def test_parts_merge_into_the_whole():
     """Any number of them, some without keys."""
     q, keys, values = random_qkv(3, 40)
     cuts = [(0, 7), (7, 8), (8, 40)]
-    parts = [attention._attention_by_definition(q, keys[:, :, a:b], values[:, :, a:b], False) for a, b in cuts]
+    parts = [part.attention_in_blocks(q, keys[:, :, a:b], values[:, :, a:b], False) for a, b in cuts]
     nothing = torch.zeros_like(q), torch.full(q.shape[:3], float("-inf"))
     outputs, lses = (torch.stack(stack) for stack in zip(nothing, *parts, nothing, strict=True))
-    expected = attention._attention_by_definition(q, keys, values, False)
+    expected = part.attention_in_blocks(q, keys, values, False)
     torch.testing.assert_close(merge_all(outputs, lses), expected)
     out, lse = merge_all(*(torch.stack([x, x]) for x in nothing))
     assert out.count_nonzero() == 0 and (lse == float("-inf")).all()
@@ -71,16 +82,16 @@ def test_pieces_of_a_prefix(monkeypatch, lengths):
 
     def cudnn(q, keys, values, bias, with_lse, dropout, causal):
         used.append((q.shape[2], keys.shape[2], causal))
-        out, lse = attention._attention_by_definition(q, keys, values, causal)
+        out, lse = part.attention_in_blocks(q, keys, values, causal)
         return out, lse.unsqueeze(-1)
 
     monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention", cudnn)
-    monkeypatch.setattr(cuda_attention, "flash_attention", attention._attention_by_definition)
+    monkeypatch.setattr(cuda_attention, "flash_attention", part.attention_in_blocks)
     monkeypatch.setattr(cuda_attention, "_cudnn_serves", lambda q: True)
     monkeypatch.setattr(cuda_attention, "QUERY_BLOCK", 16)
     monkeypatch.setattr(cuda_attention, "PREFIX_BLOCK", 32)
     q, keys, values = random_qkv(*lengths)
-    torch.testing.assert_close(cuda_attention.causal_attention_cuda(q, keys, values), reference(q, keys, values, True))
+    torch.testing.assert_close(cuda_attention.chunk_attention(q, keys, values), reference(q, keys, values, True))
     assert bool(used) == (lengths[0] >= 16 and lengths[1] - lengths[0] >= 32)
     # A plan for each pair of lengths is dear: only few pairs may occur.
     pieces = [(n_queries, n_keys) for n_queries, n_keys, causal in used if not causal]
@@ -96,6 +107,6 @@ def test_chunks_on_a_gpu(lengths):
     n_queries, n_keys = lengths
     shapes = (1, 4, n_queries, 64), (1, 2, n_keys, 64), (1, 2, n_keys, 64)
     q, keys, values = (torch.randn(shape, generator=generator).cuda().bfloat16() for shape in shapes)
-    found = cuda_attention.causal_attention_cuda(q, keys, values)
-    expected, _ = attention._attention_by_definition(q.float(), keys.float(), values.float(), True)
+    found = cuda_attention.chunk_attention(q, keys, values)
+    expected, _ = part.attention_in_blocks(q.float(), keys.float(), values.float(), True)
     assert (found - expected).norm() < 0.01 * expected.norm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache as memoize
+from functools import partial
 
 import kernels_by_definition
 import pytest
@@ -14,6 +15,7 @@ from model_variants import ATTENDING, VARIANTS, random_tokens, tiny_model, varia
 from model import InputError, branch
 from model.branch import Branches
 from model.cache import KVCache
+from model.decode import plain_step
 from model.kernels import cuda_branches
 from model.sampling import Sampler
 from model.session import Session
@@ -40,7 +42,7 @@ def together(model, document, ends, prompts, steps, stop_ids=frozenset()):
     """The replies of all branches; the document's region of the cache must stay as it was."""
     session = Session(model, CAPACITY)
     session.prefill(document)
-    before = session.cache.storage[:, :, :, :, : len(document)].clone()
+    before = session.cache.storage[:, :, :, : len(document)].clone()
     replies = [[] for _ in ends]
     for tokens in session.branch(ends, prompts, steps, stop_ids, Sampler()):
         assert len(tokens) == len(ends)
@@ -48,7 +50,7 @@ def together(model, document, ends, prompts, steps, stop_ids=frozenset()):
             if token is not None:
                 reply.append(token)
     assert session.length == len(document)
-    assert torch.equal(session.cache.storage[:, :, :, :, : len(document)], before)
+    assert torch.equal(session.cache.storage[:, :, :, : len(document)], before)
     return replies
 
 
@@ -133,6 +135,15 @@ def test_branches_end_when_all_rows_have():
     assert list(session.branch([10, 30], [[1], [2]], 50, every_id, Sampler())) == []
 
 
+def test_an_end_beyond_what_has_been_read_is_refused():
+    """Stale keys stand there."""
+    session = Session(model_of("llama"), CAPACITY)
+    session.prefill(random_tokens(60))
+    session.rollback(40)
+    with pytest.raises(ValueError, match=r"cannot begin at \[20, 41\]; the cache holds 40 positions"):
+        next(session.branch([20, 41], [[1], [2]], 5, frozenset(), Sampler()))
+
+
 def test_what_does_not_fit_above_the_length_is_refused():
     model = model_of("llama")
     session = Session(model, 100)
@@ -154,9 +165,9 @@ def test_a_probability_is_the_softmax_over_the_two_kinds_of_reply(variant):
     prompts = [random_tokens(length, seed=length) for length in (9, 3, 14)]
     session = Session(model, CAPACITY)
     session.prefill(document)
-    before = session.cache.storage[:, :, :, :, :30].clone()
+    before = session.cache.storage[:, :, :, :30].clone()
     probabilities = session.probability(prompts, [5, 6], [7])
-    assert session.length == 30 and torch.equal(session.cache.storage[:, :, :, :, :30], before)
+    assert session.length == 30 and torch.equal(session.cache.storage[:, :, :, :30], before)
     for prompt, probability in zip(prompts, probabilities, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([document + prompt]))[0, -1]
@@ -201,27 +212,34 @@ GRAPHED += ["qwen2-window", "phi3-window"]
 
 @pytest.mark.gpu
 @variants(*GRAPHED)
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
 @torch.inference_mode()
-def test_graphs_give_the_logits_of_the_plain_path(variant, ends, lengths):
+def test_graphs_give_the_logits_of_the_plain_path(variant, ends, lengths, compiled):
     model, document = gpu_model(variant.name), random_tokens(60)
     prompts = [random_tokens(length, seed=1 + row) for row, length in enumerate(lengths)]
     session = Session(model, CAPACITY)
     assert session.use_graphs
     session.prefill(document)
-    before = session.cache.storage[:, :, :, :, : len(document)].clone()
+    before = session.cache.storage[:, :, :, : len(document)].clone()
 
-    def steps(decoder_of):
+    def steps(step_of):
         _, branches = session._read_branches(ends, prompts, 8)
-        step = decoder_of(branches)
+        step = step_of(branches)
         fed = torch.tensor([random_tokens(8, seed=9 + row) for row in range(len(ends))], device="cuda")
         return torch.stack([step(fed[:, i]).float().clone() for i in range(8)])
 
-    graphed, plain = steps(session._graph_branches), steps(session._plain_decoder)
-    again = steps(session._graph_branches)  # the graph that was captured, on other branches
+    def graph(branches):
+        model.compiled = compiled
+        step = session.graphs.begin(branches, 8)
+        model.compiled = False
+        return step
+
+    graphed, plain = steps(graph), steps(partial(plain_step, model))
+    again = steps(graph)  # the graph that was captured, on other branches
     assert (graphed - plain).abs().mean() < 0.1 * plain.std()
     assert (graphed - again).abs().mean() < 0.01 * plain.std()
-    assert torch.equal(session.cache.storage[:, :, :, :, : len(document)], before)
+    assert torch.equal(session.cache.storage[:, :, :, : len(document)], before)
 
 
 @pytest.mark.gpu

@@ -189,7 +189,7 @@ def test_a_position_costs_what_is_said(variant, dtype):
     config = read_model_config(variant.full_config())
     cache = KVCache(config, 50, dtype=dtype)
     layers, heads = config.num_hidden_layers, config.num_key_value_heads
-    assert cache.storage.shape == (layers, 2, 1, heads, 50, config.head_dim)
+    assert cache.storage.shape == (layers, 2, heads, 50, config.head_dim)
     assert cache.nbytes == 50 * KVCache.bytes_per_token(config, dtype) == cache.storage.untyped_storage().nbytes()
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from types import SimpleNamespace
 
+import kernels_by_definition
 import pytest
 import torch
 
-from model import build_model, graph
+from model import build_model, graph, transformer
+from model.decode import plain_step
+from model.kernels import flash_rows, flex_rows
 from model.sampling import Sampler
 from model.session import Session
-from model.transformer import compiled_layers, run_eagerly
+from model.transformer import run_layer
 from weights.config import read_model_config
 
 ENDS = [70, 150, 220]
@@ -29,29 +34,43 @@ architectures = pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Ph
 
 
 @pytest.fixture
-def compilations(monkeypatch):
-    """Steps are taken as they come, and compiled only as far as graphs of operations, which are counted."""
+def uncaptured(monkeypatch):
+    """Steps are taken as they come, with FlashAttention by its definition."""
+
+    def capture(decoder):
+        decoder.logits = torch.empty(len(decoder.tokens), CONFIG["vocab_size"])
+        decoder.graph = SimpleNamespace(replay=lambda: decoder.logits.copy_(decoder._step()))
+
+    monkeypatch.setattr(graph.GraphDecoder, "_capture", capture)
+    monkeypatch.setattr(flash_rows, "varlen_attention", kernels_by_definition.varlen_attention)
+
+
+@pytest.fixture
+def compilations(uncaptured, monkeypatch):
+    """Layers are compiled as far as graphs of operations, which are counted."""
     counter = torch._dynamo.testing.CompileCounter()
     torch._dynamo.reset()
-    compiled = torch.compile(graph._layer.__wrapped__, backend=counter, dynamic=False, fullgraph=True)
-    monkeypatch.setattr(graph, "_layer", compiled)
+    compiled = torch.compile(flex_rows._layer.__wrapped__, backend=counter, dynamic=False, fullgraph=True)
 
-    def uncaptured(decoder):
-        decoder.logits = torch.empty(len(decoder.tokens), CONFIG["vocab_size"])
-        decoder.graph = SimpleNamespace(replay=lambda: replay(decoder))
-
-    def replay(decoder):
+    def layer(layer, x, rotary, kv, state, options):
         # Off the GPU attention looks at all keys and only then at the mask; so here is what the kernel would look at.
-        blocks = decoder.state.blocks[: decoder.state.n_blocks.item()]
-        assert blocks.tolist() == list(range(decoder.state.n_blocks.item()))
-        assert decoder.state.slots.max() < len(blocks) * graph.KEY_BLOCK
-        decoder.logits.copy_(decoder._step())
+        blocks = state.blocks[: state.n_blocks.item()]
+        assert blocks.tolist() == list(range(state.n_blocks.item()))
+        assert state.slots.max() < len(blocks) * flex_rows.KEY_BLOCK
+        return compiled(layer, x, rotary, kv, state, options)
 
-    monkeypatch.setattr(graph.GraphDecoder, "_capture", uncaptured)
+    monkeypatch.setattr(flex_rows, "_layer", layer)
     return counter
 
 
-def reading(architecture, capacity=600, **changes):
+@pytest.fixture(params=[False, True], ids=["as-it-is", "compiled"])
+def compiled(request):
+    """Whether the steps are captured as they are, or compiled first."""
+    request.getfixturevalue("compilations" if request.param else "uncaptured")
+    return request.param
+
+
+def reading(architecture, compiled, capacity=600, **changes):
     """A session that has read the document, and the tokens that it was taken from."""
     generator = torch.Generator().manual_seed(0)
     model = build_model(read_model_config({"architectures": [architecture], **CONFIG, **changes}))
@@ -60,7 +79,16 @@ def reading(architecture, capacity=600, **changes):
     session = Session(model, capacity)
     token_ids = torch.randint(0, 100, (300,), generator=generator)
     session.prefill(token_ids[: ENDS[-1]].tolist())
+    model.compiled = compiled  # from here on: only decode steps are of interest
     return session, token_ids
+
+
+@contextmanager
+def as_written(model):
+    """Prompts are read by the layers as they are written."""
+    compiled, model.compiled = model.compiled, False
+    yield
+    model.compiled = compiled
 
 
 def check_branches(session, token_ids, rows):
@@ -69,11 +97,12 @@ def check_branches(session, token_ids, rows):
     steps = token_ids[200 : 200 + 8 * rows].view(8, rows)
 
     def branches():
-        return session._read_branches(ENDS[-rows:], prompts, max_tokens=20)[1]
+        with as_written(session.model):
+            return session._read_branches(ENDS[-rows:], prompts, max_tokens=20)[1]
 
     plain = branches()
-    expected = [session.model(tokens[:, None], plain)[:, -1] for tokens in steps]
-    step = session._graph_branches(branches())
+    expected = [session.model(tokens[:, None], plain, run=run_layer)[:, -1] for tokens in steps]
+    step = session.graphs.begin(branches(), 20)
     found = [step(tokens).clone() for tokens in steps]
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
@@ -81,11 +110,11 @@ def check_branches(session, token_ids, rows):
 def check_tail(session, token_ids):
     """The cache continued as a graph would, against the plain way; and begun anew in the midst."""
     steps = token_ids[200:208, None]
-    expected = [session.model(tokens[:, None], session.cache)[:, -1] for tokens in steps]
+    expected = [session.model(tokens[:, None], session.cache, run=run_layer)[:, -1] for tokens in steps]
     session.rollback(ENDS[-1])
     for first in (0, 3):
         session.cache.advance(first)
-        step = session._graph_tail(max_tokens=8)
+        step = session.graphs.begin(session.cache, 8)
         found = [step(tokens).clone() for tokens in steps[first:]]
         torch.testing.assert_close(torch.stack(found), torch.stack(expected[first:]), rtol=1e-4, atol=1e-4)
     session.rollback(ENDS[-1])
@@ -94,22 +123,46 @@ def check_tail(session, token_ids):
 @architectures
 @pytest.mark.parametrize("rows", [1, 3])
 @torch.inference_mode()
-def test_steps_equal_plain_branches(compilations, architecture, rows):
-    check_branches(*reading(architecture), rows)
+def test_steps_equal_plain_branches(compiled, architecture, rows):
+    check_branches(*reading(architecture, compiled), rows)
 
 
 @torch.inference_mode()
-def test_rows_are_shared_out_among_decoders(compilations, monkeypatch):
-    monkeypatch.setattr(graph, "max_rows", lambda config: 2)
-    session, token_ids = reading("LlamaForCausalLM")
+def test_rows_are_shared_out_among_decoders(compiled, monkeypatch):
+    monkeypatch.setattr(flex_rows, "max_rows", lambda config: 2)
+    monkeypatch.setattr(graph, "MAX_ROWS", 2)
+    session, token_ids = reading("LlamaForCausalLM", compiled)
     check_branches(session, token_ids, 3)
-    assert sorted(session.decoders) == [(1, 2), (2, 0)]
+    assert sorted(session.graphs.decoders) == [(1, 2, compiled), (2, 0, compiled)]
+
+
+@pytest.mark.parametrize("piece", [16, 64, 1000])
+@torch.inference_mode()
+def test_a_prefix_in_pieces(uncaptured, monkeypatch, piece):
+    for name in ("SHORTEST_PIECE", "LONGEST_PIECE"):
+        monkeypatch.setattr(flash_rows, name, piece)
+    session, token_ids = reading("LlamaForCausalLM", False)
+    check_branches(session, token_ids, 3)
+    check_tail(session, token_ids)
+
+
+@torch.inference_mode()
+def test_free_bytes_that_are_no_numbers(compiled):
+    """The compiled step reads whole blocks of keys before it hides some, so NaN there is NaN; the others do not look."""
+    session, token_ids = reading("LlamaForCausalLM", compiled)
+    session.cache.storage[:, :, :, session.length :] = float("nan")
+    steps = token_ids[200:203, None]
+    step = session.graphs.begin(session.cache, len(steps))
+    found = torch.stack([step(tokens).clone() for tokens in steps])
+    expected = [session.model(tokens[:, None], session.cache, run=run_layer)[:, -1] for tokens in steps]
+    assert torch.stack(expected).isfinite().all()
+    assert found.isnan().all() if compiled else torch.allclose(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 3, 6, 7])
 @torch.inference_mode()
-def test_working_ahead_gives_the_same_tokens_and_cache(compilations, max_tokens):
-    session, token_ids = reading("LlamaForCausalLM")
+def test_working_ahead_gives_the_same_tokens_and_cache(uncaptured, max_tokens):
+    session, token_ids = reading("LlamaForCausalLM", False)
     prompt = token_ids[:5].tolist()
 
     def reply(use_graphs, stop_ids=frozenset(), taken=None):
@@ -136,7 +189,7 @@ def test_working_ahead_gives_the_same_tokens_and_cache(compilations, max_tokens)
 
 @torch.inference_mode()
 def test_plain_decoding_reads_no_token_that_is_not_asked_for(monkeypatch):
-    session, token_ids = reading("LlamaForCausalLM")
+    session, token_ids = reading("LlamaForCausalLM", False)
     read, forward = [], session.model.forward
     monkeypatch.setattr(session.model, "forward", lambda ids, *more: (read.append(ids.shape[1]), forward(ids, *more))[1])
     assert list(session.generate(token_ids[:5].tolist(), 9, frozenset(range(100)), Sampler())) == []
@@ -144,11 +197,23 @@ def test_plain_decoding_reads_no_token_that_is_not_asked_for(monkeypatch):
 
 
 @torch.inference_mode()
-def test_what_does_not_fit_is_refused(compilations):
-    session, _ = reading("LlamaForCausalLM", capacity=ENDS[-1] + 5)
-    session._graph_tail(max_tokens=6)  # the last one is not read
+def test_what_does_not_fit_is_refused(compiled):
+    session, _ = reading("LlamaForCausalLM", compiled, capacity=ENDS[-1] + 5)
+    session.graphs.begin(session.cache, 5)
     with pytest.raises(ValueError, match="has 225 positions and cannot take tokens up to position 226"):
-        session._graph_tail(max_tokens=7)
+        session.graphs.begin(session.cache, 6)
+
+
+@torch.inference_mode()
+def test_a_reply_that_is_left_and_closed_late_moves_no_pointer(uncaptured):
+    session, token_ids = reading("LlamaForCausalLM", False)
+    session.use_graphs = True
+    reply = session.generate(token_ids[:5].tolist(), 9, frozenset(), Sampler())
+    next(reply)
+    session.rollback(ENDS[0])
+    session.prefill(token_ids[:60].tolist())
+    reply.close()
+    assert session.length == ENDS[0] + 60
 
 
 @pytest.mark.parametrize(
@@ -156,16 +221,16 @@ def test_what_does_not_fit_is_refused(compilations):
     [("LlamaForCausalLM", (4, 2)), ("LlamaForCausalLM", (6, 2)), ("Phi3ForCausalLM", (4, 4)), ("Qwen2ForCausalLM", (6, 2))],
 )
 @torch.inference_mode()
-def test_steps_equal_plain_decoding(compilations, architecture, heads):
+def test_steps_equal_plain_decoding(compiled, architecture, heads):
     sizes = {"hidden_size": 16 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
-    check_tail(*reading(architecture, **sizes))
+    check_tail(*reading(architecture, compiled, **sizes))
 
 
 # Within a row's own tokens and beyond them.
 @pytest.mark.parametrize("architecture, window", [("Phi3ForCausalLM", 3), ("Qwen2ForCausalLM", 60)])
 @torch.inference_mode()
-def test_steps_know_sliding_windows(compilations, architecture, window):
-    session, token_ids = reading(architecture, **WINDOW | {"sliding_window": window})
+def test_steps_know_sliding_windows(compiled, architecture, window):
+    session, token_ids = reading(architecture, compiled, **WINDOW | {"sliding_window": window})
     assert window in session.model.config.sliding_windows
     check_branches(session, token_ids, 3)
     check_tail(session, token_ids)
@@ -175,7 +240,7 @@ def test_steps_know_sliding_windows(compilations, architecture, window):
 @torch.inference_mode()
 def test_one_compilation_serves_all_layers_and_capacities(compilations, architecture):
     for capacity in (600, 1000):
-        session, token_ids = reading(architecture, capacity)
+        session, token_ids = reading(architecture, True, capacity)
         check_tail(session, token_ids)
     assert compilations.frame_count == 1
     check_branches(session, token_ids, 3)
@@ -184,12 +249,14 @@ def test_one_compilation_serves_all_layers_and_capacities(compilations, architec
 
 @architectures
 @torch.inference_mode()
-def test_compiled_layers_are_compiled_once_for_all_layers_and_lengths(architecture):
+def test_compiled_layers_are_compiled_once_for_all_layers_and_lengths(monkeypatch, architecture):
     torch._dynamo.reset()
-    session, token_ids = reading(architecture)
+    session, token_ids = reading(architecture, False)
     compiled = torch._dynamo.testing.CompileCounter()
     expected = session.prefill(token_ids[:70].tolist())
-    session.model.model.run_layer = compiled_layers(compiled)
+    run = transformer.compiled_layers(compiled)
+    monkeypatch.setattr(transformer, "compiled_layers", lambda: run)
+    session.model.compile_layers()
     counts = []
     for n_first in (30, 37, 64):
         session.rollback(ENDS[-1])
@@ -216,16 +283,17 @@ def test_compiled_layers_on_a_gpu(architecture):
         found = session.prefill(token_ids[n_first:]).float()
         assert (found - expected).abs().mean() < 0.1 * expected.std()
     rows = session.probability([[1, 2, 3], [4, 5]], [1], [2])
-    model.model.run_layer = run_eagerly
+    model.compiled = False
     assert rows == pytest.approx(session.probability([[1, 2, 3], [4, 5]], [1], [2]), abs=0.1)
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
 @pytest.mark.parametrize("rows", [1, 20])
 @torch.inference_mode()
-def test_many_keys_and_rows_on_a_gpu(monkeypatch, heads, rows):
-    monkeypatch.setattr(graph, "max_rows", lambda config: 16)
+def test_many_keys_and_rows_on_a_gpu(monkeypatch, heads, rows, compiled):
+    monkeypatch.setattr(flex_rows, "max_rows", lambda config: 16)
     sizes = {"hidden_size": 32 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
     config = read_model_config({"architectures": ["LlamaForCausalLM"], **CONFIG, **sizes, "max_position_embeddings": 4096})
     model = build_model(config).to("cuda", torch.bfloat16)
@@ -238,9 +306,11 @@ def test_many_keys_and_rows_on_a_gpu(monkeypatch, heads, rows):
     prompts = [torch.randint(0, 100, (5 + row % 3,)).tolist() for row in range(rows)]
     steps = torch.randint(0, 100, (6, rows), device="cuda")
 
-    def logits(decoder_of):
-        step = decoder_of(session._read_branches(ends, prompts, 8)[1])
+    def logits(step_of):
+        step = step_of(session._read_branches(ends, prompts, 8)[1])
         return torch.stack([step(tokens).float().clone() for tokens in steps])
 
-    found, expected = logits(session._graph_branches), logits(session._plain_decoder)
+    expected = logits(partial(plain_step, model))
+    model.compiled = compiled
+    found = logits(lambda branches: session.graphs.begin(branches, 8))
     assert (found - expected).abs().mean() < 0.1 * expected.std()

@@ -59,7 +59,7 @@ def margin_prompts(wim, query=QUERY):
 
 def region(session, length=None):
     """The cache below a length."""
-    return session.cache.storage[:, :, :, :, : session.length if length is None else length]
+    return session.cache.storage[:, :, :, : session.length if length is None else length]
 
 
 def plainly_read(wim, chunks):

@@ -1,0 +1,137 @@
+"""One new token for each of several rows, in a step that is captured as a CUDA graph: attention by FlashAttention.
+
+A captured step cannot be told anything, so where the rows stand is kept on the device, and the step itself moves them.
+Row r sees the cache up to ends[r], then its own tokens, from starts[r] to slots[r], its newest one's:
+
+    [ prefix                                           | row 0's own | row 1's own | row 2's own |··· free ···]
+             ^ ends[0]         ^ ends[1]               ^ ends[2]     ^ starts[1]  ^ slots[1]
+
+Continuing the cache at its end is the case of one row with starts = ends = length.
+
+One token a row gives a kernel too little to do. So the prefix is cut into pieces that thread blocks read side by side
+(FlashDecoding), at every multiple of some length and at every row's end. The queries of all rows look at each piece, which
+is read once for all of them; what a row does not see is left out when the pieces are merged by their log-sum-exp.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.cache import KVCache, Places
+from model.kernels.cuda_attention import Groups, varlen_attention
+
+SHORTEST_PIECE, LONGEST_PIECE = 512, 4096  # keys
+
+
+class DeviceRows:
+    """A context (model/transformer.py) of one token a row whose places are on the device.
+
+    rows: how many; fewer may be in use, then the others are copies of the first and write the same to the same slots
+    """
+
+    def __init__(self, cache: KVCache, rows: int):
+        self.cache, self.device = cache, cache.storage.device
+        self.ends, self.starts, self.slots = torch.zeros(3, rows, dtype=torch.int32, device=self.device).unbind()
+
+    def begin(self, places: Places, n_tokens: int) -> None:
+        """Continue these rows by up to `n_tokens` tokens each. Raises ValueError when they do not fit into the cache."""
+        n_keys = max(places.slots) + n_tokens
+        if n_keys > self.cache.capacity:
+            raise ValueError(
+                f"The cache has {self.cache.capacity} positions and cannot take tokens up to position {n_keys}; "
+                "allocate it with a larger capacity."
+            )
+        for tensor, values in zip((self.ends, self.starts, self.slots), places, strict=True):
+            put(tensor, self._filled(values))
+
+    def positions(self, seq_len: int) -> Tensor:
+        """(rows, 1) int64: of the newest tokens."""
+        return (self.ends + self.slots - self.starts).long()[:, None]
+
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+        """As KVCache.attend, with batch = rows and one token each."""
+        raise NotImplementedError
+
+    def advance(self, seq_len: int) -> None:
+        self.slots.add_(seq_len)
+
+    def _filled(self, values: list[int]) -> list[int]:
+        return values + values[:1] * (len(self.slots) - len(values))
+
+
+class FlashRows(DeviceRows):
+    """windows: the sliding windows that layers have"""
+
+    def __init__(self, cache: KVCache, rows: int, group: int, windows: set[int]):
+        super().__init__(cache, rows)
+        self.group, self.windows = group, windows  # group: query heads of one KV head
+        capacity, n_kv_heads = cache.capacity, cache.storage.shape[2]
+        processors = torch.cuda.get_device_properties(self.device).multi_processor_count if cache.storage.is_cuda else 1
+        self.piece = min(max(SHORTEST_PIECE, capacity * n_kv_heads // (2 * processors)), LONGEST_PIECE)
+        n_groups = -(-capacity // self.piece) + 2 * rows  # pieces, a cut at each row's end, the rows' own tokens
+        starts, counts = torch.zeros(2, n_groups, dtype=torch.int32, device=self.device).unbind()
+        self.pieces = Groups.of_size(rows * group, starts, counts)
+        self.unseen = torch.zeros(n_groups, rows, dtype=torch.bool, device=self.device)
+        self.windowed: dict[int, Groups] = {}
+
+    def begin(self, places: Places, n_tokens: int) -> None:
+        super().begin(places, n_tokens)
+        ends, own_starts = self._filled(places.ends), self._filled(places.starts)
+        cuts = sorted({*range(0, max(ends), self.piece), *ends, 0})
+        starts, counts, unseen = [], [], []
+        for start, end in zip(cuts, cuts[1:], strict=False):
+            starts.append(start)
+            counts.append(end - start)
+            unseen.append([end > row_end for row_end in ends])
+        n_empty = len(self.unseen) - len(starts) - len(ends)
+        starts += [0] * n_empty + own_starts
+        counts += [0] * (n_empty + len(ends))  # `positions` counts the rows' own tokens
+        unseen += [[True] * len(ends)] * n_empty
+        unseen += [[row != other for other in range(len(ends))] for row in range(len(ends))]
+        put(self.pieces.key_starts[:-1], starts)
+        put(self.pieces.key_counts, counts)
+        put(self.unseen, unseen)
+
+    def positions(self, seq_len: int) -> Tensor:
+        """The step begins here: how many keys there are is counted for all layers."""
+        n_own = self.slots + 1 - self.starts
+        self.pieces.key_counts[-len(n_own) :] = n_own
+        for window in self.windows:
+            first = self.ends + n_own - window  # the first position that the newest token sees
+            of_prefix = torch.minimum(first.clamp(min=0), self.ends)
+            of_own = (first - self.ends).clamp(min=0)
+            starts = torch.cat((of_prefix, self.starts + of_own))
+            self.windowed[window] = Groups.of_size(self.group, starts, torch.cat((self.ends - of_prefix, n_own - of_own)))
+        return super().positions(seq_len)
+
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+        store(self.cache.storage[layer_idx], self.slots, k, v)
+        keys, values = self.cache.storage[layer_idx].transpose(1, 2)  # each (capacity, n_kv_heads, head_dim)
+        queries = q[:, :, 0].unflatten(1, (-1, self.group)).transpose(1, 2)  # (rows, group, n_kv_heads, head_dim)
+        if window is None:
+            groups, unseen = self.pieces, self.unseen  # each with all rows' queries
+        else:
+            groups = self.windowed[window]  # two for each row, over prefix and own tokens, with that row's queries alone
+            unseen = (groups.key_counts == 0).view(2, -1)
+        copies = queries.expand(len(unseen), *queries.shape).reshape(-1, *queries.shape[2:])
+        out, lse = varlen_attention(copies, keys, values, groups)
+        out, lse = out.view(-1, *queries.shape), lse.T.view(-1, *queries.shape[:-1])  # (parts, rows, group, n_kv_heads, …)
+        shares = lse.masked_fill(unseen[:, :, None, None], float("-inf")).softmax(dim=0)  # each row sees itself at least
+        out = (out * shares.to(out.dtype).unsqueeze(-1)).sum(dim=0)
+        return out.transpose(1, 2).flatten(1, 2)[:, :, None]  # (rows, n_heads, 1, head_dim)
+
+
+def store(layer: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
+    """Put one token's keys and values for each row in its slot.
+
+    layer: (2, n_kv_heads, capacity, head_dim); slots: (rows,); k, v: (rows, n_kv_heads, 1, head_dim)
+    """
+    k, v = k[:, :, 0].transpose(0, 1), v[:, :, 0].transpose(0, 1)  # (n_kv_heads, rows, head_dim)
+    is_key = torch.arange(2, device=layer.device)[:, None, None, None] == 0
+    layer[:, :, slots] = torch.where(is_key, k, v)  # unlike torch.stack, a compiler makes this one kernel with the store
+
+
+def put(tensor: Tensor, values: list) -> None:
+    """Fill a tensor on the device without waiting for it. Its values are not pinned, so they are read at once."""
+    tensor.copy_(torch.tensor(values, dtype=tensor.dtype), non_blocking=True)
