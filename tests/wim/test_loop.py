@@ -88,7 +88,7 @@ def test_margins_leave_no_trace_in_the_cache(folders, name, window):
     expected = region(plainly_read(wim, wim.plan.chunks))
     for query in (QUERY, OTHER):
         assert done(ask(wim, query)).tokens["margins"] > 0
-        assert wim.session.length == expected.shape[4]
+        assert wim.session.length == expected.shape[3]
         assert torch.equal(region(wim.session), expected)
 
 
