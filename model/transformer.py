@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model.attention import causal_attention
 from model.config import ModelConfig
+from model.kernels.cuda_attention import expect_much
 from model.rotary import RotaryEmbedding
 
 # What a layer is handed: (q, k, v, window) -> attention output, all (batch, heads, seq_len, head_dim).
@@ -130,9 +131,10 @@ class CausalLM(nn.Module):
         """Compile the layers, for reading and for decoding, by torch.compile. For inference on CUDA.
 
         The compilation takes some seconds at the first forward pass and at the first decode step; it pays after thousands
-        of tokens.
+        of tokens. Attention takes kernels that pay as late (model/kernels/cuda_attention.py).
         """
         self.compiled = True
+        expect_much()
 
 
 # torch.compile gives up on a function after so many compilations; each family, dtype and number of rows needs its own.

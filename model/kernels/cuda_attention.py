@@ -7,12 +7,14 @@ Measured on one H200, bfloat16, 32 heads over 8 of keys, head size 128, against 
     FlashAttention-2              11,939      82      82
 
 FlashAttention splits the keys among thread blocks, so that a few queries fill the card; cuDNN is the faster of the two for
-many. So long chunks go to cuDNN, and short prompts to FlashAttention (single queries have model/graph.py). cuDNN has one
-drawback: it builds a plan of 40 ms for each new pair of lengths (and for each new cache, whose strides are others), and
-every chunk of a document is a new pair. So it is only ever given a few: queries are padded to a multiple of 1,024 and the
-prefix is cut into pieces whose lengths are powers of two. Of a chunk of whole blocks it also computes the causal part: on
-an H100, 65,536 tokens are read 2% faster for it, but the first such chunk of a process waits most of a second, while cuDNN
-makes that kernel.
+many. But cuDNN makes its kernels when they are first used, which takes 1.5 to 2.4 seconds of a process, more than it saves
+in one reading of 65,536 tokens. So FlashAttention computes until prefixes are longer than that; after `compile_layers`, by
+which a caller says that much is to be read, cuDNN computes wherever it is faster.
+
+cuDNN also builds a plan of 40 ms for each new pair of lengths (and for each new cache, whose strides are others), and every
+chunk of a document is a new pair. So it is only ever given a few: queries are padded to a multiple of 1,024 and the prefix
+is cut into pieces whose lengths are powers of two. Of a chunk of whole blocks it computes the causal part as well: on an
+H100, 65,536 tokens are read 2% faster for it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from model.kernels.merge import Part, merge
 
 QUERY_BLOCK = 1024  # fewer queries than this are not worth padding
 PREFIX_BLOCK = 4096  # the smallest piece of a prefix
+ONE_READING = 65536  # from this length of a prefix on, cuDNN pays within one reading
+cudnn_from = ONE_READING  # keys of a prefix; `expect_much` lowers it
 AMPERE, HOPPER = 8, 9  # major numbers of compute capabilities
 
 
@@ -46,6 +50,12 @@ def _cudnn_serves(q: Tensor) -> bool:
     return _generation(q.device) >= HOPPER and q.shape[-1] <= 128 and torch.backends.cudnn.is_available()
 
 
+def expect_much() -> None:
+    """From now on take cuDNN wherever it is faster once its kernels are made."""
+    global cudnn_from
+    cudnn_from = PREFIX_BLOCK
+
+
 def chunk_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of a chunk after a prefix; arguments as in model.attention.causal_attention.
 
@@ -54,7 +64,7 @@ def chunk_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     n_queries = q.shape[2]
     n_prefix = keys.shape[2] - n_queries
-    if n_queries < QUERY_BLOCK or n_prefix < PREFIX_BLOCK or not _cudnn_serves(q):
+    if n_queries < QUERY_BLOCK or n_prefix < cudnn_from or not _cudnn_serves(q):
         return flash_attention(q, keys, values, causal=True)[0]
 
     def seen(start: int, end: int | None) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """A matrix times a vector (GEMV), at the memory's speed: the linear layers of a decode step with one row.
 
-Matrix libraries are made for products of two matrices. With a vector each output is the sum over one row of the weight, and
-where that is faster the compiler makes a kernel of it as such. Microseconds for Llama-3.1-8B, bfloat16, H200; in the last
-line what the bytes of the matrix take at the speed of a copy:
+Matrix libraries are made for products of two matrices. In a product with a vector each output is a sum over one row of the
+weight; where that is faster, the compiler makes a kernel of the sum. The table gives microseconds for Llama-3.1-8B in
+bfloat16 on an H200. Its last line is the time that a copy of as many bytes takes.
 
     matrix      q, k, v        o          down
     cuBLAS      16.3           12.4       31.0

@@ -90,7 +90,9 @@ def test_pieces_of_a_prefix(monkeypatch, lengths):
     monkeypatch.setattr(cuda_attention, "_cudnn_serves", lambda q: True)
     monkeypatch.setattr(cuda_attention, "QUERY_BLOCK", 16)
     monkeypatch.setattr(cuda_attention, "PREFIX_BLOCK", 32)
+    monkeypatch.setattr(cuda_attention, "cudnn_from", 0)
     q, keys, values = random_qkv(*lengths)
+    cuda_attention.expect_much()
     torch.testing.assert_close(cuda_attention.chunk_attention(q, keys, values), reference(q, keys, values, True))
     assert bool(used) == (lengths[0] >= 16 and lengths[1] - lengths[0] >= 32)
     # A plan for each pair of lengths is dear: only few pairs may occur.
@@ -102,7 +104,8 @@ def test_pieces_of_a_prefix(monkeypatch, lengths):
 @pytest.mark.gpu
 @pytest.mark.parametrize("lengths", [(1024, 5125), (2048, 14336), (1500, 10000)], ids=str)
 @torch.inference_mode()
-def test_chunks_on_a_gpu(lengths):
+def test_chunks_on_a_gpu(monkeypatch, lengths):
+    monkeypatch.setattr(cuda_attention, "cudnn_from", cuda_attention.PREFIX_BLOCK)
     generator = torch.Generator().manual_seed(0)
     n_queries, n_keys = lengths
     shapes = (1, 4, n_queries, 64), (1, 2, n_keys, 64), (1, 2, n_keys, 64)
