@@ -74,6 +74,7 @@ class FlashRows(DeviceRows):
         self.pieces = Groups.of_size(rows * group, starts, counts)
         self.unseen = torch.zeros(n_groups, rows, dtype=torch.bool, device=self.device)
         self.windowed: dict[int, Groups] = {}
+        self.newest = self.slots.long()
 
     def begin(self, places: Places, n_tokens: int) -> None:
         super().begin(places, n_tokens)
@@ -95,6 +96,7 @@ class FlashRows(DeviceRows):
 
     def positions(self, seq_len: int) -> Tensor:
         """The step begins here: how many keys there are is counted for all layers."""
+        self.newest = self.slots.long()
         n_own = self.slots + 1 - self.starts
         self.pieces.key_counts[-len(n_own) :] = n_own
         for window in self.windows:
@@ -106,8 +108,9 @@ class FlashRows(DeviceRows):
         return super().positions(seq_len)
 
     def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        store(self.cache.storage[layer_idx], self.slots, k, v)
         keys, values = self.cache.storage[layer_idx].transpose(1, 2)  # each (capacity, n_kv_heads, head_dim)
+        keys.index_copy_(0, self.newest, k[:, :, 0])
+        values.index_copy_(0, self.newest, v[:, :, 0])
         queries = q[:, :, 0].unflatten(1, (-1, self.group)).transpose(1, 2)  # (rows, group, n_kv_heads, head_dim)
         if window is None:
             groups, unseen = self.pieces, self.unseen  # each with all rows' queries
@@ -118,18 +121,8 @@ class FlashRows(DeviceRows):
         out, lse = varlen_attention(copies, keys, values, groups)
         out, lse = out.view(-1, *queries.shape), lse.T.view(-1, *queries.shape[:-1])  # (parts, rows, group, n_kv_heads, …)
         shares = lse.masked_fill(unseen[:, :, None, None], float("-inf")).softmax(dim=0)  # each row sees itself at least
-        out = (out * shares.to(out.dtype).unsqueeze(-1)).sum(dim=0)
+        out = (out * shares.unsqueeze(-1)).sum(dim=0, dtype=q.dtype)
         return out.transpose(1, 2).flatten(1, 2)[:, :, None]  # (rows, n_heads, 1, head_dim)
-
-
-def store(layer: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
-    """Put one token's keys and values for each row in its slot.
-
-    layer: (2, n_kv_heads, capacity, head_dim); slots: (rows,); k, v: (rows, n_kv_heads, 1, head_dim)
-    """
-    k, v = k[:, :, 0].transpose(0, 1), v[:, :, 0].transpose(0, 1)  # (n_kv_heads, rows, head_dim)
-    is_key = torch.arange(2, device=layer.device)[:, None, None, None] == 0
-    layer[:, :, slots] = torch.where(is_key, k, v)  # unlike torch.stack, a compiler makes this one kernel with the store
 
 
 def put(tensor: Tensor, values: list) -> None:

@@ -20,7 +20,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from model.cache import KVCache, Places
 from model.config import ModelConfig
-from model.kernels.flash_rows import DeviceRows, store
+from model.kernels.flash_rows import DeviceRows
 from model.kernels.gemv import GemvMode
 from model.transformer import MAX_COMPILATIONS, Context, Rotary
 
@@ -64,7 +64,9 @@ def _layer(layer: nn.Module, x: Tensor, rotary: Rotary, kv: Tensor, state: RowSt
     """x: (rows, 1, hidden_size), as what is returned; kv: the layer's, (2, n_kv_heads, capacity, head_dim)."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        store(kv, state.slots, k, v)
+        k, v = k[:, :, 0].transpose(0, 1), v[:, :, 0].transpose(0, 1)  # (n_kv_heads, rows, head_dim)
+        is_key = torch.arange(2, device=x.device)[:, None, None, None] == 0
+        kv[:, :, state.slots] = torch.where(is_key, k, v)  # unlike torch.stack, this becomes one kernel with the store
         keys, values = kv.unsqueeze(1)  # (1, n_kv_heads, capacity, head_dim)
         # The query heads of one KV head next to each other; the kernel wants a power of two of them.
         n_kv_heads, group = keys.shape[1], q.shape[1] // keys.shape[1]
