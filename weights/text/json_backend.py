@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken as LibraryToken
 from tokenizers import Tokenizer as FastTokenizer
 
 from model.errors import InputError
 from weights.files import read_json
-from weights.text.backends import AddedToken, Ids, Spans, piece_bytes
+from weights.text.added_tokens import MAX_ID, AddedToken
+from weights.text.backends import Ids, Spans, piece_bytes, sentence, without_stderr
 
 
 def _byte_of() -> dict[str, int]:
@@ -28,21 +31,25 @@ BYTE_OF = _byte_of()
 class JsonBackend:
     """`tokenizer.json`, through the tokenizers library."""
 
+    lists_flags = True
+    # A byte, a compatibility character and a symbol of four bytes: what cannot be read shows here, not within a document.
+    PROBE = "A a1  \0\n ﬁ 好 🙂"
+
     def __init__(self, path: Path):
+        self._path = path
         spec = read_json(path)
-        try:
-            whole = FastTokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exceptions
-            raise InputError(f"{path} is not a tokenizer that can be read ({error}); download it again.") from None
+        with sentence(f"{path} is not a tokenizer that can be read ({{}}); download it again."), without_stderr():
+            self._read(spec)
+            self.reader(self.added_tokens).encode(self.PROBE, True)
+            self.reader([]).encode(self.PROBE, False)
+
+    def _read(self, spec: dict[str, Any]) -> None:
+        whole = FastTokenizer.from_file(str(self._path))
         normalizer, scheme_n = _without_prefix(spec.get("normalizer"))
         pre_tokenizer, scheme_p = _without_prefix(spec.get("pre_tokenizer"))
         self.prefix_at_start = bool(scheme_n or scheme_p)
         self.prefix_after_control = "always" in (scheme_n, scheme_p)
-
-        # Built on the vocabulary alone, so added tokens and the post-processor's BOS are unknown to it. The model is
-        # shared by all three, not copied.
-        self._prefixing = FastTokenizer(whole.model)
-        self._plain = FastTokenizer(whole.model)
+        self._normalizer_prepends = bool(scheme_n)
         empty = {"type": "BPE", "vocab": {}, "merges": []}
         bare = FastTokenizer.from_str(
             json.dumps(
@@ -50,11 +57,8 @@ class JsonBackend:
                 | {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "truncation": None, "padding": None}
             )
         )
-        for tokenizer, steps in ((self._prefixing, whole), (self._plain, bare)):
-            if steps.normalizer is not None:
-                tokenizer.normalizer = steps.normalizer
-            if steps.pre_tokenizer is not None:
-                tokenizer.pre_tokenizer = steps.pre_tokenizer
+        self._model, self._whole_steps, self._bare_steps = whole.model, whole, bare
+        self._plain = FastTokenizer(whole.model)
 
         decoders = _flat(spec.get("decoder"), "decoders")
         kinds = {step.get("type") for step in decoders}
@@ -64,25 +68,44 @@ class JsonBackend:
             self._byte_level = False
         else:
             raise InputError(
-                f"{path} decodes with {', '.join(map(str, kinds)) or 'nothing'}; only byte-level and SentencePiece-like "
-                "tokenizers are supported, as Llama, Phi-3 and Qwen2 have them."
+                f"{self._path} decodes with {', '.join(map(str, kinds)) or 'nothing'}; only byte-level and "
+                "SentencePiece-like tokenizers are supported, as Llama, Phi-3 and Qwen2 have them."
             )
         self.strips_space = "Strip" in kinds or any(
             step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never" for step in decoders
         )
         self.size = max(self._plain.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        if not 0 < self.size <= MAX_ID:
+            raise ValueError(f"its vocabulary has ids up to {self.size - 1}")
         unk = getattr(whole.model, "unk_token", None)
         self.unk_id = self._plain.token_to_id(unk) if unk is not None else spec["model"].get("unk_id")
-        self.added_tokens = [
-            AddedToken(**{field.name: token[field.name] for field in fields(AddedToken)})
-            for token in spec.get("added_tokens", [])
-        ]
+        listed = [AddedToken(**{f.name: token[f.name] for f in fields(AddedToken)}) for token in spec["added_tokens"]]
+        # The library gives an added token the next free id, whatever the file says.
+        self.added_tokens = [replace(token, id=whole.token_to_id(token.content)) for token in listed if token.content]
         with_first, without = (whole.encode("a", add_special_tokens=add).ids for add in (True, False))
         self.first_id = with_first[0] if with_first[:1] != without[:1] else None
 
-    def encode(self, text: str, prefix: bool) -> tuple[Ids, Spans]:
-        encoding = (self._prefixing if prefix else self._plain).encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+    def reader(self, tokens: Iterable[AddedToken]) -> JsonReader:
+        # Built on the vocabulary alone, so other added tokens and the post-processor's BOS are unknown to it. The model is
+        # shared by all, not copied.
+        tokens = list(tokens)
+        ids: dict[int, int] = {}
+        tokenizers = []
+        for steps in (self._whole_steps, self._bare_steps):
+            tokenizer = FastTokenizer(self._model)
+            if steps.normalizer is not None:
+                tokenizer.normalizer = steps.normalizer
+            if steps.pre_tokenizer is not None:
+                tokenizer.pre_tokenizer = steps.pre_tokenizer
+            for token in tokens:
+                # A normalizer that sets a space before a text does so before such a token, too.
+                spaced = self._normalizer_prepends and token.normalized and steps is self._bare_steps
+                content = " " * spaced + token.content
+                flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
+                tokenizer.add_tokens([LibraryToken(content, special=False, **flags)])
+                ids[tokenizer.token_to_id(content)] = token.id
+            tokenizers.append(tokenizer)
+        return JsonReader(*tokenizers, ids, self.prefix_after_control, self._path)
 
     def token_bytes(self, token_id: int) -> bytes:
         piece = self._plain.id_to_token(token_id)
@@ -94,6 +117,34 @@ class JsonBackend:
 
     def token_id(self, content: str) -> int | None:
         return self._plain.token_to_id(content)
+
+
+class JsonReader:
+    """Reads with two tokenizers of the library.
+
+    prefixing, plain: as at the start of a prompt, and within it
+    ids: the id of each added token by the one that the library gave it
+    prefix_after_token: what follows an added token is read as at the start
+    """
+
+    def __init__(
+        self, prefixing: FastTokenizer, plain: FastTokenizer, ids: dict[int, int], prefix_after_token: bool, path: Path
+    ):
+        self._prefixing, self._plain, self._ids, self._path = prefixing, plain, ids, path
+        self._prefix_after_token = prefix_after_token
+        self._renumbers = any(given != token_id for given, token_id in ids.items())
+
+    def encode(self, text: str, prefix: bool) -> tuple[Ids, Spans]:
+        with sentence(f"{self._path} cannot read this text ({{}}); download it again."):
+            encoding = (self._prefixing if prefix else self._plain).encode(text, add_special_tokens=False)
+            ids, spans = encoding.ids, encoding.offsets
+            if not prefix and self._prefix_after_token and not self._ids.keys().isdisjoint(ids):
+                first = next(index for index, token_id in enumerate(ids) if token_id in self._ids)
+                rest = self._prefixing.encode(text, add_special_tokens=False)
+                ends = (i for i, span in enumerate(rest.offsets) if span[1] == spans[first][1] and rest.ids[i] in self._ids)
+                if (same := next(ends, None)) is not None:
+                    ids, spans = ids[: first + 1] + rest.ids[same + 1 :], spans[: first + 1] + rest.offsets[same + 1 :]
+        return [self._ids.get(token_id, token_id) for token_id in ids] if self._renumbers else ids, spans
 
 
 def _without_prefix(step: dict[str, Any] | None) -> tuple[dict[str, Any] | None, str | None]:
