@@ -97,7 +97,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def made(self, value: Any) -> Any:
         """Count a value, and hand it on."""
         self.step()
-        self._total += self._check(value)
+        self._total += self._check(value) if not isinstance(value, range) else 1
         if self._total > TOTAL:
             raise TooMuch("it makes too many values")
         return value
@@ -141,14 +141,20 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise TooMuch("it makes an outsized value")
         return super().call_binop(context, operator, left, right)
 
+    def wrap_str_format(self, value: Any) -> Any:
+        sandboxed = super().wrap_str_format(value)
+        if sandboxed is None:
+            return None
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            self._check_format(value.__self__, args, kwargs)
+            return sandboxed(*args, **kwargs)
+
+        return bounded
+
     def format_string(self, s: str, args: Any, kwargs: Any, *others: Any) -> str:
-        widths = 0
-        for _, _, form, _ in string.Formatter().parse(s):
-            if form and "{" in form:
-                raise TooMuch("it computes the width of a format")
-            widths += sum(map(int, re.findall(r"\d{1,9}", form or "")))
-        if widths > SIZE or size_of(s) * (size_of([args, kwargs]) + 1) > WORK:
-            raise TooMuch("it makes an outsized value")
+        """As `wrap_str_format`, in earlier releases of Jinja."""
+        self._check_format(s, args, kwargs)
         return super().format_string(s, args, kwargs, *others)
 
     # Bounds -------------------------------------------------------------------------------------------------------------
@@ -158,12 +164,19 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise TooMuch("it makes an outsized value")
         return size
 
+    def _check_format(self, form: str, args: Any, kwargs: Any) -> None:
+        widths = [width for _, _, spec, _ in string.Formatter().parse(form) for width in re.findall(r"[\d{]+", spec or "")]
+        self._check_widths(widths, form, [args, kwargs])
+
     def _check_percent(self, form: str | bytes, values: Any) -> None:
         text = form if isinstance(form, str) else form.decode("latin-1")
-        widths = [width or "0" for match in PERCENT_WIDTHS.findall(text) for width in match]
-        if "*" in widths or any(len(width) > 9 for width in widths):
+        self._check_widths([width for match in PERCENT_WIDTHS.findall(text) for width in match if width], form, values)
+
+    def _check_widths(self, widths: list[str], form: str | bytes, values: Any) -> None:
+        """widths: that the form asks for, as it writes them"""
+        if not all(width.isdecimal() for width in widths):
             raise TooMuch("it computes the width of a format")
-        if sum(map(int, widths)) > SIZE or len(widths) * (size_of(values) + 1) > WORK:
+        if sum(int(width[:9]) for width in widths) > SIZE or size_of(form) * (size_of(values) + 1) > WORK:
             raise TooMuch("it makes an outsized value")
 
     def _check_work(self, name: str, value: Any, args: tuple, kwargs: dict[str, Any]) -> tuple:

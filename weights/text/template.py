@@ -6,6 +6,7 @@ knows no tokens: those are for tokenizer.py, and what a conversation is made of 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ SYSTEM_MARK = "WhereTheSystemPromptGoes"
 REPLY_MARK = "WhereTheReplyOfTheModelGoes"
 MARKS = re.compile("|".join((USER_MARK, SYSTEM_MARK, REPLY_MARK)))
 SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which no encoding can write
-MAX_CHARACTERS = 100_000  # of a template; the longest in use has a fifth of that
+MAX_CHARACTERS = 50_000  # of a template; the longest in use have a third of that
 
 
 class ChatTemplate:
@@ -100,7 +101,7 @@ def read_template(folder: Path) -> ChatTemplate:
     """Read chat_template.jinja, else the template in tokenizer_config.json. Raises InputError where there is none."""
     path = folder / "chat_template.jinja"
     if path.exists():
-        return ChatTemplate(read_text(path), str(path))
+        return _compiled(read_text(path), str(path))
     path = folder / "tokenizer_config.json"
     template = read_json(path, optional=True).get("chat_template")
     if isinstance(template, list):  # several, by name
@@ -113,7 +114,12 @@ def read_template(folder: Path) -> ChatTemplate:
             f"{folder} has no chat template (chat_template.jinja, or 'chat_template' in tokenizer_config.json: a text, or "
             "several of which one is named 'default'); choose an instruction-tuned checkpoint, or add its template."
         )
-    return ChatTemplate(template, f"The chat template in {path}")
+    return _compiled(template, f"The chat template in {path}")
+
+
+@functools.lru_cache(maxsize=4)  # the tokenizer reads it, and the chat format
+def _compiled(text: str, source: str) -> ChatTemplate:
+    return ChatTemplate(text, source)
 
 
 def fixed_words(folder: Path, named: dict[str, str]) -> list[str] | None:
