@@ -25,6 +25,7 @@ class AddedToken:
     single_word: it is read only where no letter or digit stands beside it
     lstrip, rstrip: it takes the white space before, or after it, with it
     normalized: it is looked for in the normalized text
+    text: what it says in a reply, where that is not its content
     """
 
     content: str
@@ -34,6 +35,7 @@ class AddedToken:
     lstrip: bool = False
     rstrip: bool = False
     normalized: bool = False
+    text: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.content, str):

@@ -15,7 +15,7 @@ from weights.text.added_tokens import read_end_ids
 from weights.text.template import REPLY_MARK, SYSTEM_MARK, USER_MARK, ChatTemplate, read_template
 from weights.text.tokenizer import Tokenizer
 
-OPEN_THOUGHT, CLOSED_THOUGHT = "<think>", "\n</think>\n\n"
+OPEN_THOUGHT, CLOSED_THOUGHT = "<think>", "\n\n</think>\n\n"
 
 
 class Pieces(NamedTuple):
@@ -122,12 +122,9 @@ class ChatFormat:
         bos = self._tokenizer.bos_id
         if bos not in header:
             return [bos, *header] if self._tokenizer.adds_bos else header
-        first = header.index(bos)
-        if self._tokenizer.decode(header[:first]).strip():
-            return header
-        while header[first + 1 : first + 2] == [bos]:
-            first += 1
-        return header[first:]
+        starts = [index for index, token_id in enumerate(header) if token_id == bos]
+        leading = [index for index in starts if not self._tokenizer.decode(header[:index]).strip()]
+        return header[leading[-1] :] if leading else header
 
     def _encode(self, piece: str, system: str | None, *, start: bool) -> list[int]:
         """A piece of the template, with the system prompt, as data, at its mark."""

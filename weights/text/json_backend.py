@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from model.errors import InputError
 from weights.files import read_json
-from weights.text.added_tokens import MAX_ID, AddedToken
-from weights.text.backends import Ids, Spans, piece_bytes, sentence, without_stderr
+from weights.text.added_tokens import FLAGS, MAX_ID, AddedToken
+from weights.text.backends import SPACE, Ids, Spans, piece_bytes, sentence, without_stderr
 
 
 def _byte_of() -> dict[str, int]:
@@ -79,9 +79,13 @@ class JsonBackend:
             raise ValueError(f"its vocabulary has ids up to {self.size - 1}")
         unk = getattr(whole.model, "unk_token", None)
         self.unk_id = self._plain.token_to_id(unk) if unk is not None else spec["model"].get("unk_id")
-        listed = [AddedToken(**{f.name: token[f.name] for f in fields(AddedToken)}) for token in spec["added_tokens"]]
-        # The library gives an added token the next free id, whatever the file says.
-        self.added_tokens = [replace(token, id=whole.token_to_id(token.content)) for token in listed if token.content]
+        self.added_tokens = []
+        for listed in spec["added_tokens"]:
+            token = AddedToken(listed["content"], listed["id"], **{flag: listed[flag] for flag in FLAGS})
+            # The library gives it the next free id, whatever the file says, and the content that it looks for.
+            token_id = whole.token_to_id(token.content)
+            text = whole.id_to_token(token_id).replace(SPACE, " ") if token.normalized and not self._byte_level else None
+            self.added_tokens.append(replace(token, id=token_id, text=text))
         with_first, without = (whole.encode("a", add_special_tokens=add).ids for add in (True, False))
         self.first_id = with_first[0] if with_first[:1] != without[:1] else None
 
@@ -89,10 +93,9 @@ class JsonBackend:
         # Built on the vocabulary alone, so other added tokens and the post-processor's BOS are unknown to it. The model is
         # shared by all, not copied.
         tokens = list(tokens)
-        ids: dict[int, int] = {}
         tokenizers = []
         for steps in (self._whole_steps, self._bare_steps):
-            tokenizer = FastTokenizer(self._model)
+            tokenizer, ids = FastTokenizer(self._model), {}
             if steps.normalizer is not None:
                 tokenizer.normalizer = steps.normalizer
             if steps.pre_tokenizer is not None:
@@ -104,8 +107,8 @@ class JsonBackend:
                 flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
                 tokenizer.add_tokens([LibraryToken(content, special=False, **flags)])
                 ids[tokenizer.token_to_id(content)] = token.id
-            tokenizers.append(tokenizer)
-        return JsonReader(*tokenizers, ids, self.prefix_after_control, self._path)
+            tokenizers.append((tokenizer, ids))
+        return JsonReader(*tokenizers, self.prefix_after_control, self._path)
 
     def token_bytes(self, token_id: int) -> bytes:
         piece = self._plain.id_to_token(token_id)
@@ -120,31 +123,43 @@ class JsonBackend:
 
 
 class JsonReader:
-    """Reads with two tokenizers of the library.
+    """Reads with two tokenizers of the library, each with the id of each added token by the one that the library gave it.
 
     prefixing, plain: as at the start of a prompt, and within it
-    ids: the id of each added token by the one that the library gave it
     prefix_after_token: what follows an added token is read as at the start
     """
 
     def __init__(
-        self, prefixing: FastTokenizer, plain: FastTokenizer, ids: dict[int, int], prefix_after_token: bool, path: Path
+        self,
+        prefixing: tuple[FastTokenizer, dict[int, int]],
+        plain: tuple[FastTokenizer, dict[int, int]],
+        prefix_after_token: bool,
+        path: Path,
     ):
-        self._prefixing, self._plain, self._ids, self._path = prefixing, plain, ids, path
+        self._prefixing, self._plain, self._path = prefixing, plain, path
+        self._added = set(plain[1].values())
         self._prefix_after_token = prefix_after_token
-        self._renumbers = any(given != token_id for given, token_id in ids.items())
 
     def encode(self, text: str, prefix: bool) -> tuple[Ids, Spans]:
+        if prefix:
+            return self._read(self._prefixing, text)
+        ids, spans = self._read(self._plain, text)
+        if self._prefix_after_token and not self._added.isdisjoint(ids):
+            first = next(index for index, token_id in enumerate(ids) if token_id in self._added)
+            others, other_spans = self._read(self._prefixing, text)
+            ends = (i for i, span in enumerate(other_spans) if span[1] == spans[first][1] and others[i] in self._added)
+            if (same := next(ends, None)) is not None:
+                return ids[: first + 1] + others[same + 1 :], spans[: first + 1] + other_spans[same + 1 :]
+        return ids, spans
+
+    def _read(self, reader: tuple[FastTokenizer, dict[int, int]], text: str) -> tuple[Ids, Spans]:
+        tokenizer, numbers = reader
         with sentence(f"{self._path} cannot read this text ({{}}); download it again."):
-            encoding = (self._prefixing if prefix else self._plain).encode(text, add_special_tokens=False)
-            ids, spans = encoding.ids, encoding.offsets
-            if not prefix and self._prefix_after_token and not self._ids.keys().isdisjoint(ids):
-                first = next(index for index, token_id in enumerate(ids) if token_id in self._ids)
-                rest = self._prefixing.encode(text, add_special_tokens=False)
-                ends = (i for i, span in enumerate(rest.offsets) if span[1] == spans[first][1] and rest.ids[i] in self._ids)
-                if (same := next(ends, None)) is not None:
-                    ids, spans = ids[: first + 1] + rest.ids[same + 1 :], spans[: first + 1] + rest.offsets[same + 1 :]
-        return [self._ids.get(token_id, token_id) for token_id in ids] if self._renumbers else ids, spans
+            encoding = tokenizer.encode(text, add_special_tokens=False)
+        ids = encoding.ids
+        if any(given != token_id for given, token_id in numbers.items()):
+            ids = [numbers.get(token_id, token_id) for token_id in ids]
+        return ids, encoding.offsets
 
 
 def _without_prefix(step: dict[str, Any] | None) -> tuple[dict[str, Any] | None, str | None]:

@@ -138,6 +138,8 @@ def _literals(node: nodes.Node) -> Iterator[str]:
         yield node.value
     elif isinstance(node, nodes.Getitem):
         yield from _literals(node.node)
+    elif isinstance(node, nodes.Pair):  # of a dictionary
+        yield from _literals(node.value)
     elif not isinstance(node, (nodes.Compare, nodes.Test)):
         for child in node.iter_child_nodes():
             yield from _literals(child)

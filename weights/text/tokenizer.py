@@ -142,7 +142,7 @@ class Tokenizer:
         token = self._added_by_id.get(token_id)
         if token is None:
             return self._backend.token_bytes(token_id)
-        return b"" if token_id in self._silent else token.content.encode()
+        return b"" if token_id in self._silent else (token.text or token.content).encode()
 
     def _prefix(self, after: Sequence[int] | None) -> bool:
         if after is None:
