@@ -46,7 +46,7 @@ class Checkpoint:
         if not (folder / "config.json").exists():
             raise InputError(f"{folder} has no config.json, so it is no checkpoint folder; give the one that has it.")
         config = read_model_config(read_json(folder / "config.json"))
-        tokenizer = Tokenizer.from_folder(folder)
+        tokenizer = Tokenizer.from_folder(folder, config.vocab_size)
         chat = ChatFormat.from_folder(folder, tokenizer)
         # Added tokens beyond the embedding do no harm while nothing writes them.
         header, _, closing = chat.prompt_pieces(None)

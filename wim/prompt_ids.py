@@ -24,10 +24,8 @@ class PromptIds:
         self.chat_header, self._lead, self.closing = checkpoint.chat.prompt_pieces(system)
         self.header = self.chat_header + self._first(prompts.opening)
         self.stop_ids = checkpoint.chat.stop_ids
-        yes, no = (
-            {self.tokenizer.encode(word, after=self.closing)[0] for word in words}
-            for words in (("YES", "Yes", "yes"), ("NO", "No", "no"))
-        )
+        begun, (yes, no) = checkpoint.chat.reply_starts(("YES", "Yes", "yes"), ("NO", "No", "no"))
+        self._to_verdict = self.closing + begun
         self.yes, self.no = sorted(yes - no), sorted(no - yes)
         self._name = checkpoint.name
 
@@ -44,7 +42,7 @@ class PromptIds:
         return self._ask(self.prompts.margin, query=query, beginning=beginning)
 
     def relevance(self, query: str) -> list[int]:
-        return self._ask(self.prompts.relevance, query=query)
+        return self.tokenizer.encode(fill(self.prompts.relevance, query=query)) + self._to_verdict
 
     def answer(self, query: str) -> list[int]:
         return self._ask(self.prompts.answer, query=query)
@@ -55,7 +53,7 @@ class PromptIds:
 
     def verdict(self, query: str, margin: str) -> list[int]:
         """A turn of its own: what follows the chat header, which all verdicts share."""
-        return self._first(fill(self.prompts.verdict, query=query, margin=self._note(margin))) + self.closing
+        return self._first(fill(self.prompts.verdict, query=query, margin=self._note(margin))) + self._to_verdict
 
     def _note(self, margin: str) -> str:
         """A margin that, tokenized again, keeps to the room planned for it: odd text can come back as more tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import sentencepiece
@@ -15,6 +16,7 @@ from weights_helpers import byte_level, phi3_json, sentencepiece_model, vocab_an
 
 from model.errors import InputError
 from weights import Tokenizer
+from weights.text import json_backend
 
 KINDS = ["llama", "phi3", "qwen2", "sentencepiece"]
 CONTROL = ["<|eot_id|>", "<|end|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>", "<|begin_of_text|>", "<0x41>"]
@@ -193,6 +195,122 @@ def test_metaspace_schemes(tmp_path, scheme):
     assert tokenizer.encode("Mary") == whole.encode("." + "Mary").ids[-len(tokenizer.encode("Mary")) :]
 
 
+# Added tokens
+
+MARKED = "{% for m in messages %}USER: {{ m.content + ' [/INST]' }}{% endfor %}"
+CONTENTS = ["zorb", "zo", "ö", "</think>", "<tool_call>", " gap", "gar", "a.", "USER:", "[/INST]"]
+flags = st.fixed_dictionaries({name: st.booleans() for name in ("single_word", "lstrip", "rstrip", "normalized")})
+added_lists = st.lists(st.tuples(st.sampled_from(CONTENTS), flags), max_size=4, unique_by=lambda pair: pair[0])
+added_texts = st.lists(
+    st.sampled_from([*CONTENTS, " ", "  ", "\n", "Mary", "garden", "é", "_", "7", ".", "<"]), max_size=10
+).map("".join)
+
+
+def add_tokens(folder, kind, tokens, **config):
+    """A folder with further added tokens, as published ones list them, and the published tokenizer."""
+    spec = json.loads(phi3_json() if kind == "phi3" else byte_level(kind))
+    free = FastTokenizer.from_str(json.dumps(spec)).get_vocab_size()
+    for token_id, (content, values) in enumerate(tokens, free):
+        spec["added_tokens"].append({"id": token_id, "content": content, "special": False, **values})
+    write_tokenizer(folder, kind, **config)
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    return FastTokenizer.from_str(json.dumps(spec))
+
+
+@pytest.mark.parametrize("kind", ["llama", "phi3", "qwen2"])
+@settings(quick, max_examples=50)
+@given(tokens=added_lists, text=added_texts)
+def test_text_is_read_with_the_added_tokens_that_are_text(tmp_path, kind, tokens, text):
+    """At the start of a prompt and within it, as published, and so is what a reply of them says."""
+    whole = add_tokens(tmp_path, kind, tokens)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    expected = whole.encode(text, add_special_tokens=False)
+    assert tokenizer.encode_with_offsets(text, after=()) == (expected.ids, expected.offsets)
+    begun = whole.encode("Mary\n", add_special_tokens=False).ids
+    if (within := whole.encode("Mary\n" + text, add_special_tokens=False).ids)[: len(begun)] == begun:
+        assert tokenizer.encode(text) == within[len(begun) :]
+    ids = [*expected.ids, tokenizer.token_id(tokenizer.named["eos_token"])]
+    if "ö" not in text:  # which the library takes for a byte
+        assert tokenizer.decode(ids) == whole.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("kind", ["llama", "phi3", "qwen2"])
+@settings(quick, max_examples=25)
+@given(tokens=added_lists, text=added_texts)
+def test_what_the_template_writes_no_text_can(tmp_path, kind, tokens, text):
+    add_tokens(tmp_path, kind, tokens, chat_template=MARKED)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    given_ids = {content: tokenizer.token_id(content) for content, _ in tokens}
+    markers = {token_id for content, token_id in given_ids.items() if content in ("USER:", "[/INST]")}
+    assert markers <= tokenizer.control_ids
+    assert not set(given_ids.values()) - markers & tokenizer.control_ids
+    ids, spans = tokenizer.encode_with_offsets(text)
+    assert not set(ids) & tokenizer.control_ids
+    assert {at for start, end in spans for at in range(start, end)} == set(range(len(text)))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        MARKED,
+        "{{ '[' + 'INST]' }}{{ messages[0].content }}{{ '[' ~ '/INST]' }}{{ 'US' 'ER:' }}",
+        "{% set ends = {'user': 'USER: [/INST]'.split()} %}{{ ends.user[0] + messages[0].content + ends['user'][1] }}",
+        "{% macro turn(m) %}USER:{{ m.content }}[/INST]{% endmacro %}{% if tools %}{{ turn(messages[0]) }}{% endif %}",
+    ],
+)
+def test_templates_write_their_marks_in_many_ways(tmp_path, template):
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    add_tokens(
+        tmp_path, "qwen2", [("USER:", plain), ("[/INST]", plain), ("user", plain), ("\n", plain)], chat_template=template
+    )
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    ids = {content: tokenizer.token_id(content) for content in ("USER:", "[/INST]", "user", "\n")}
+    assert {ids["USER:"], ids["[/INST]"]} <= tokenizer.control_ids
+    assert not {ids["user"], ids["\n"]} & tokenizer.control_ids
+    assert tokenizer.decode(tokenizer.encode("a [/INST] USER: user\n")) == "a [/INST] USER: user\n"
+    assert tokenizer.encode("user") == [ids["user"]]
+
+
+def test_symbols_that_a_user_defined(tmp_path):
+    """Of a SentencePiece model: control tokens where the template writes them, read as one token where not."""
+    model = sentencepiece_model(user_defined_symbols="[/INST],USER:,▁[INST],zorb")
+    folder = write_sentencepiece(tmp_path, model, chat_template=MARKED)
+    tokenizer, native = Tokenizer.from_folder(folder), sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert {tokenizer.token_id("USER:"), tokenizer.token_id("[/INST]")} <= tokenizer.control_ids
+    for text in ("Mary zorb went [INST] zorbzorb", "Maryzorb", "went [INST]zorb\n"):
+        assert tokenizer.encode(text, after=()) == native.encode(text)
+    for text in ("a [/INST] USER: b zorb", "[/INST]", "USER:USER:"):
+        ids, spans = tokenizer.encode_with_offsets(text)
+        assert not set(ids) & tokenizer.control_ids
+        assert "".join(text[start:end] for start, end in spans) == tokenizer.decode(tokenizer.encode(".") + ids)[1:] == text
+    assert tokenizer.encode_template("USER: zorb [/INST]") == native.encode("USER: zorb [/INST]")[1:]
+
+
+def test_the_end_of_a_reply_is_a_control_token_in_every_file(tmp_path):
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    add_tokens(tmp_path, "qwen2", [("[END]", plain), ("[STOP]", plain), ("zorb", plain)])
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert not {tokenizer.token_id("[END]"), tokenizer.token_id("[STOP]")} & tokenizer.control_ids
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [tokenizer.token_id("[END]"), 5]})
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write_json(tmp_path / "tokenizer_config.json", settings | {"additional_special_tokens": ["[STOP]"]})
+    again = Tokenizer.from_folder(tmp_path)
+    assert again.control_ids == tokenizer.control_ids | {again.token_id("[END]"), again.token_id("[STOP]")}
+    assert again.encode("[STOP]zorb[END]").count(again.token_id("zorb")) == 1
+    assert again.decode(again.encode("[STOP]zorb[END]")) == "[STOP]zorb[END]"
+    assert again.decode([again.token_id("[STOP]"), again.token_id("zorb"), again.token_id("[END]")]) == "zorb"
+
+
+def test_added_tokens_that_the_model_does_not_know_are_not_used(tmp_path):
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    add_tokens(tmp_path, "llama", [("zorb", plain), ("garb", plain)])
+    size = Tokenizer.from_folder(tmp_path).token_id("garb")
+    limited = Tokenizer.from_folder(tmp_path, size)
+    assert limited.encode("zorb") == [size - 1]
+    assert limited.text_vocab_size == size
+    assert limited.decode(limited.encode("garb")) == "garb"
+
+
 # Pieces of a prompt, joined
 
 
@@ -291,6 +409,14 @@ def _damaged_config(decoder):
     return write
 
 
+def _added(tokens):
+    def write(folder):
+        write_sentencepiece(folder)
+        write_json(folder / "added_tokens.json", tokens)
+
+    return write
+
+
 def _damaged_added_tokens(folder):
     write_sentencepiece(folder)
     (folder / "added_tokens.json").write_text("{")
@@ -311,6 +437,13 @@ def _damaged_added_tokens(folder):
             "rewrites text",
         ),
         (_damaged_config({"x": {"content": "<a>"}}), "added tokens"),
+        (_damaged_config({"-1": {"content": "<a>"}}), "has the id -1"),
+        (_damaged_config({str(10**12): {"content": "<a>"}}), "has the id 1000000000000"),
+        (_damaged_config({"1": {"content": "\ud800"}}), "added tokens"),
+        (_damaged_config([1]), "added tokens"),
+        (_added({"<a>": -5}), "has the id -5"),
+        (_added({"<a>": True}), "has the id True"),
+        (_added({"<a>": None}), "has the id None"),
         (_damaged_config({"1": {"content": 5}}), "added tokens"),
         (_damaged_added_tokens, "^[^(]*added_tokens.json is not JSON"),
         (_json('{"size": ' + "9" * 5000 + "}"), "is not JSON"),
@@ -321,6 +454,117 @@ def test_bad_folders_get_a_sentence(tmp_path, write, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
         Tokenizer.from_folder(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+JUNK = [
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    2**63,
+    10**30,
+    1.5,
+    "",
+    "x",
+    "</s>",
+    "\ud800",
+    "a" * 500,
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[]],
+    "(a+)+$",
+]
+
+
+def damage(value, choose):
+    """One spot of a JSON value becomes something else, or is gone."""
+    while isinstance(value, (dict, list)) and value:
+        keys = list(value)[:12] if isinstance(value, dict) else list(range(min(len(value), 4)))
+        key = choose(keys)
+        if not isinstance(value[key], (dict, list)) or not value[key] or choose([True, False, False]):
+            if choose([True, False, False]):
+                del value[key]
+            else:
+                value[key] = choose(JUNK)
+            return
+        value = value[key]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", ["llama", "phi3", "qwen2"])
+def test_damaged_tokenizers_are_read_as_published_or_get_a_sentence(tmp_path, kind, name):
+    decoder = {"5": {"content": "<x>", "special": False}, "700": {"content": "y", "special": True}}
+    write_tokenizer(tmp_path, kind, added_tokens_decoder=decoder, additional_special_tokens=["<z>"])
+    whole, texts = (tmp_path / name).read_text(), ("Mary went.\n é🙂", "", "</s> USER: <|end|>\0")
+    refused = 0
+    for seed in range(40):
+        spec = json.loads(whole)
+        choose = random.Random(seed).choice
+        for _ in range(choose([1, 1, 2, 3])):
+            damage(spec, choose)
+        (tmp_path / name).write_text(json.dumps(spec))
+        try:
+            tokenizer = Tokenizer.from_folder(tmp_path)
+            for text in texts:
+                ids = tokenizer.encode(text)
+                assert all(0 <= token_id < tokenizer.text_vocab_size for token_id in ids)
+                tokenizer.decode(ids)
+            if name == "tokenizer.json":
+                published = FastTokenizer.from_file(str(tmp_path / name)).encode(texts[0], add_special_tokens=False)
+                assert tokenizer.encode(texts[0], after=()) == published.ids
+        except InputError as error:
+            refused += 1
+            assert len(str(error)) < 500 and "\n" not in str(error)
+    assert 0 < refused < 40
+
+
+def test_damaged_sentencepiece_models_get_a_sentence(tmp_path):
+    whole = sentencepiece_model(user_defined_symbols="[/INST],USER:")
+    refused = 0
+    for seed in range(60):
+        rng, proto = random.Random(seed), bytearray(whole)
+        for _ in range(rng.choice([1, 2])):
+            at = rng.randrange(len(proto)) if seed % 2 else len(proto) - 1 - rng.randrange(300)
+            proto[at : at + rng.choice([0, 1, 1, 40])] = rng.randbytes(rng.choice([0, 1, 1, 3]))
+        write_sentencepiece(tmp_path, bytes(proto))
+        try:
+            tokenizer = Tokenizer.from_folder(tmp_path)
+            for text in ("Mary went.\n é🙂", "", "</s> USER: <|end|>\0"):
+                assert not set(tokenizer.encode(text)) & tokenizer.control_ids - {tokenizer.token_id("<unk>")}
+        except InputError as error:
+            refused += 1
+            assert len(str(error)) < 500 and "\n" not in str(error)
+    assert 0 < refused < 60
+
+
+def test_a_panic_of_the_library_gets_a_sentence_and_ctrl_c_passes(tmp_path, capfd, monkeypatch):
+    def write(regex):
+        spec = json.loads(byte_level("llama"))
+        spec["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = regex
+        (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+
+    write("(a+)+$")  # more steps than its engine allows, where a document makes it take them
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    with pytest.raises(InputError, match="cannot read this text"):
+        tokenizer.encode("a" * 40 + "b")
+    assert tokenizer.encode("Mary")
+    capfd.readouterr()
+    spec = json.loads((tmp_path / "tokenizer.json").read_text())
+    spec["model"]["vocab"]["zorb"] = 2**40
+    write_json(tmp_path / "tokenizer.json", spec)
+    with pytest.raises(InputError, match="is not a tokenizer that can be read"):
+        Tokenizer.from_folder(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(json_backend.FastTokenizer, "from_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Tokenizer.from_folder(tmp_path)
 
 
 def test_tokenizer_json_wins_over_tokenizer_model(tmp_path):

@@ -6,22 +6,16 @@ text can be prefilled piece by piece, and no text ever passes through the templa
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
-
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import NamedTuple
 
 from model.errors import InputError
-from weights.files import read_json, read_text
+from weights.text.added_tokens import read_end_ids
+from weights.text.template import REPLY_MARK, SYSTEM_MARK, USER_MARK, ChatTemplate, read_template
 from weights.text.tokenizer import Tokenizer
 
-# Letters only, so that no filter of a template (trim, tojson, escape, ...) changes them.
-USER_MARK = "WhereTheTextOfTheUserGoes"
-SYSTEM_MARK = "WhereTheSystemPromptGoes"
+OPEN_THOUGHT, CLOSED_THOUGHT = "<think>", "\n\n</think>\n\n"
 
 
 class Pieces(NamedTuple):
@@ -43,30 +37,29 @@ class ChatFormat:
     """The chat format of a checkpoint.
 
     The ids of its pieces, joined, equal those of the whole rendered template, but that a BOS is put before it where the
-    tokenizer wants one and the template writes none, and that a text's own white space at its beginning or end stays: a
-    template may trim it, and a vocabulary may join it with the line breaks around it.
+    tokenizer wants one and the template writes none, that white space before the template's own BOS is left out, and that a
+    text's own white space at its beginning or end stays: a template may trim it, and a vocabulary may join it with the line
+    breaks around it.
+
+    No reply begins with a thought: templates that know `enable_thinking` are told False, and where one opens a thought for
+    the model all the same, `closing` closes it, empty.
 
     stop_ids: ids that end a reply
     """
 
-    def __init__(self, template: str, tokenizer: Tokenizer, eos_ids: frozenset[int], source: str = "the chat template"):
-        self._tokenizer = tokenizer
-        self._source = source
-        try:
-            self._template = _environment().from_string(template)
-        except (jinja2.TemplateSyntaxError, RecursionError) as error:
-            line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
-            raise InputError(f"{source} is not a valid template ({line}{error}); download it again.") from None
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, end_ids: set[int]):
+        self._template, self._tokenizer = template, tokenizer
+        self.stop_ids = frozenset(end_ids)
+        if "eos_token" in tokenizer.named:
+            self.stop_ids |= {tokenizer.token_id(tokenizer.named["eos_token"])} - {None}
         closing = self.prompt_pieces(None).closing
-        end_of_turn = next((token_id for token_id in closing if token_id in tokenizer.control_ids), None)
-        self.stop_ids = eos_ids if end_of_turn is None else eos_ids | {end_of_turn}
+        self.stop_ids |= set([token_id for token_id in closing if token_id in tokenizer.control_ids][:1])  # end of turn
 
     @classmethod
     def from_folder(cls, folder: Path | str, tokenizer: Tokenizer) -> ChatFormat:
         """Read chat_template.jinja, else the template in tokenizer_config.json. Raises InputError where there is none."""
         folder = Path(folder)
-        template, source = _read_template(folder)
-        return cls(template, tokenizer, _eos_ids(folder, tokenizer), source)
+        return cls(read_template(folder), tokenizer, read_end_ids(folder))
 
     def prompt_pieces(self, system: str | None) -> Pieces:
         """What stands before the user's text and after it; the header begins with exactly one BOS for models that have one.
@@ -74,41 +67,64 @@ class ChatFormat:
         system: the system prompt, plain text like any other; None for none (some templates then put in their own)
         Raises InputError for a template that does not take such a conversation.
         """
-        messages = [{"role": "user", "content": USER_MARK}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": SYSTEM_MARK})
-        rendered = self._render(messages)
-        before, after = self._split(rendered, USER_MARK, "the user's text")
-        if system is not None:
-            self._split(rendered, SYSTEM_MARK, "the system prompt")
-
+        before, after = self._around_user(system is not None)
         before, lead = _cut_spaces(before)
-        header = self._encode(before, system, start=True)
-        tokenizer = self._tokenizer
-        if tokenizer.adds_bos and tokenizer.bos_id not in header[:1]:
-            header = [tokenizer.bos_id, *header]
+        header = self._one_bos(self._encode(before, system, start=True))
         return Pieces(header, lead, self._encode(after, system, start=False))
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        try:
-            return self._template.render(
-                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._tokenizer.named
-            )
-        except Exception as error:  # a template is a program: anything may go wrong in it
-            roles = " and ".join(message["role"] for message in messages)
-            raise InputError(
-                f"{self._source} refuses a conversation of {roles} ({error})"
-                + ("; leave the system prompt out." if len(messages) > 1 else "; use a chat checkpoint.")
-            ) from None
+    def reply_starts(self, *choices: Sequence[str]) -> tuple[list[int], list[set[int]]]:
+        """How a model that follows the format begins to say one of some words, and by which token one knows which.
 
-    def _split(self, rendered: str, mark: str, what: str) -> tuple[str, str]:
-        parts = rendered.split(mark)
-        if len(parts) != 2:
-            raise InputError(
-                f"{self._source} writes {what} {len(parts) - 1} times instead of once"
-                + ("; leave the system prompt out." if mark is SYSTEM_MARK else "; use a checkpoint with a plain one.")
-            )
-        return parts[0], parts[1]
+        choices: for each thing that can be said, its spellings: ("YES", "Yes"), ("NO", "No")
+        Returns ids that all these replies begin with, mostly none: read them after `closing`. And for each choice the ids
+        that can come then. A word's first token is that after a space where the template writes one before a reply
+        (Llama 2: " YES"), and the bare one. A token that is white space alone says nothing, so it counts as the beginning.
+        """
+        closing = self.prompt_pieces(None).closing
+        encode = self._tokenizer.encode
+        bare = [{encode(word, after=closing)[0] for word in words} for words in choices]
+        space = self._space_before_reply()
+        if not space:
+            return [], bare
+        spaced = [[encode(space + word, after=closing) for word in words] for words in choices]
+        told = [{ids[0] for ids in replies if self._says_something(ids[0])} for replies in spaced]
+        if all(told):
+            return [], [first | bare_first for first, bare_first in zip(told, bare, strict=True)]
+        silent = next(ids[0] for replies in spaced for ids in replies if not self._says_something(ids[0]))
+        starts = [{ids[1] for ids in replies if ids[0] == silent and len(ids) > 1} for replies in spaced]
+        return [silent], [start or bare_first for start, bare_first in zip(starts, bare, strict=True)]
+
+    def _space_before_reply(self) -> str:
+        """White space that the template writes between the prompt for a reply and the reply itself."""
+        try:
+            _, after = self._template.split(self._template.render(self._tokenizer.named, reply=True), USER_MARK)
+            before_reply, _ = self._template.split(after, REPLY_MARK)
+        except InputError:  # it takes no reply
+            return ""
+        space = before_reply.removeprefix(self._around_user(False)[1])
+        return space if space.isspace() else ""
+
+    def _says_something(self, token_id: int) -> bool:
+        return bool(self._tokenizer.token_text(token_id).strip())
+
+    def _around_user(self, system: bool) -> tuple[str, str]:
+        """The rendered conversation before and after the user's text."""
+        rendered = self._template.render(self._tokenizer.named, system=system)
+        if system:
+            self._template.split(rendered, SYSTEM_MARK)
+        before, after = self._template.split(rendered, USER_MARK)
+        if after.rstrip().endswith(OPEN_THOUGHT):
+            after = after.rstrip() + CLOSED_THOUGHT
+        return before, after
+
+    def _one_bos(self, header: list[int]) -> list[int]:
+        """The header with the BOS once, where it has one or the tokenizer wants one."""
+        bos = self._tokenizer.bos_id
+        if bos not in header:
+            return [bos, *header] if self._tokenizer.adds_bos else header
+        starts = [index for index, token_id in enumerate(header) if token_id == bos]
+        leading = [index for index in starts if not self._tokenizer.decode(header[:index]).strip()]
+        return header[leading[-1] :] if leading else header
 
     def _encode(self, piece: str, system: str | None, *, start: bool) -> list[int]:
         """A piece of the template, with the system prompt, as data, at its mark."""
@@ -125,56 +141,3 @@ def _cut_spaces(before: str) -> tuple[str, str]:
     """What a template writes before a text, and the spaces at its end, which belong to the text's first word."""
     kept = before.rstrip(" ")
     return kept, before[len(kept) :]
-
-
-def _read_template(folder: Path) -> tuple[str, str]:
-    """The template and where it was found."""
-    if (folder / "chat_template.jinja").exists():
-        return read_text(folder / "chat_template.jinja"), str(folder / "chat_template.jinja")
-    template = read_json(folder / "tokenizer_config.json", optional=True).get("chat_template")
-    if isinstance(template, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    if not isinstance(template, str):
-        raise InputError(
-            f"{folder} has no chat template (chat_template.jinja, or 'chat_template' in tokenizer_config.json); "
-            "choose an instruction-tuned checkpoint, or add its template."
-        )
-    return template, f"The chat template in {folder / 'tokenizer_config.json'}"
-
-
-def _eos_ids(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
-    """All ids that the checkpoint's files call an end: Llama 3.1 lists three."""
-    ids = {tokenizer.token_id(tokenizer.named["eos_token"])} if "eos_token" in tokenizer.named else set()
-    for name in ("generation_config.json", "config.json"):
-        eos = read_json(folder / name, optional=True).get("eos_token_id")
-        ids |= {token_id for token_id in (eos if isinstance(eos, list) else [eos]) if isinstance(token_id, int)}
-    return frozenset(ids - {None})
-
-
-class _Generation(Extension):
-    """{% generation %} … {% endgeneration %}, which tells a trainer what a model wrote; here it is what it holds."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What transformers gives to templates, which they are written for; sandboxed, since they come from anywhere."""
-    extensions = [loopcontrols, _Generation]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    # Jinja's own filter escapes HTML.
-    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken as LibraryToken
 from tokenizers import Tokenizer as FastTokenizer
 
 from model.errors import InputError
 from weights.files import read_json
-from weights.text.backends import AddedToken, Ids, Spans, piece_bytes
+from weights.text.added_tokens import FLAGS, MAX_ID, AddedToken
+from weights.text.backends import SPACE, Ids, Spans, piece_bytes, sentence, without_stderr
 
 
 def _byte_of() -> dict[str, int]:
@@ -28,21 +31,25 @@ BYTE_OF = _byte_of()
 class JsonBackend:
     """`tokenizer.json`, through the tokenizers library."""
 
+    lists_flags = True
+    # A byte, a compatibility character and a symbol of four bytes: what cannot be read shows here, not within a document.
+    PROBE = "A a1  \0\n ﬁ 好 🙂"
+
     def __init__(self, path: Path):
+        self._path = path
         spec = read_json(path)
-        try:
-            whole = FastTokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exceptions
-            raise InputError(f"{path} is not a tokenizer that can be read ({error}); download it again.") from None
+        with sentence(f"{path} is not a tokenizer that can be read ({{}}); download it again."), without_stderr():
+            self._read(spec)
+            self.reader(self.added_tokens).encode(self.PROBE, True)
+            self.reader([]).encode(self.PROBE, False)
+
+    def _read(self, spec: dict[str, Any]) -> None:
+        whole = FastTokenizer.from_file(str(self._path))
         normalizer, scheme_n = _without_prefix(spec.get("normalizer"))
         pre_tokenizer, scheme_p = _without_prefix(spec.get("pre_tokenizer"))
         self.prefix_at_start = bool(scheme_n or scheme_p)
         self.prefix_after_control = "always" in (scheme_n, scheme_p)
-
-        # Built on the vocabulary alone, so added tokens and the post-processor's BOS are unknown to it. The model is
-        # shared by all three, not copied.
-        self._prefixing = FastTokenizer(whole.model)
-        self._plain = FastTokenizer(whole.model)
+        self._normalizer_prepends = bool(scheme_n)
         empty = {"type": "BPE", "vocab": {}, "merges": []}
         bare = FastTokenizer.from_str(
             json.dumps(
@@ -50,11 +57,8 @@ class JsonBackend:
                 | {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "truncation": None, "padding": None}
             )
         )
-        for tokenizer, steps in ((self._prefixing, whole), (self._plain, bare)):
-            if steps.normalizer is not None:
-                tokenizer.normalizer = steps.normalizer
-            if steps.pre_tokenizer is not None:
-                tokenizer.pre_tokenizer = steps.pre_tokenizer
+        self._model, self._whole_steps, self._bare_steps = whole.model, whole, bare
+        self._plain = FastTokenizer(whole.model)
 
         decoders = _flat(spec.get("decoder"), "decoders")
         kinds = {step.get("type") for step in decoders}
@@ -64,25 +68,47 @@ class JsonBackend:
             self._byte_level = False
         else:
             raise InputError(
-                f"{path} decodes with {', '.join(map(str, kinds)) or 'nothing'}; only byte-level and SentencePiece-like "
-                "tokenizers are supported, as Llama, Phi-3 and Qwen2 have them."
+                f"{self._path} decodes with {', '.join(map(str, kinds)) or 'nothing'}; only byte-level and "
+                "SentencePiece-like tokenizers are supported, as Llama, Phi-3 and Qwen2 have them."
             )
         self.strips_space = "Strip" in kinds or any(
             step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never" for step in decoders
         )
         self.size = max(self._plain.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        if not 0 < self.size <= MAX_ID:
+            raise ValueError(f"its vocabulary has ids up to {self.size - 1}")
         unk = getattr(whole.model, "unk_token", None)
         self.unk_id = self._plain.token_to_id(unk) if unk is not None else spec["model"].get("unk_id")
-        self.added_tokens = [
-            AddedToken(**{field.name: token[field.name] for field in fields(AddedToken)})
-            for token in spec.get("added_tokens", [])
-        ]
+        self.added_tokens = []
+        for listed in spec["added_tokens"]:
+            token = AddedToken(listed["content"], listed["id"], **{flag: listed[flag] for flag in FLAGS})
+            # The library gives it the next free id, whatever the file says, and the content that it looks for.
+            token_id = whole.token_to_id(token.content)
+            text = whole.id_to_token(token_id).replace(SPACE, " ") if token.normalized and not self._byte_level else None
+            self.added_tokens.append(replace(token, id=token_id, text=text))
         with_first, without = (whole.encode("a", add_special_tokens=add).ids for add in (True, False))
         self.first_id = with_first[0] if with_first[:1] != without[:1] else None
 
-    def encode(self, text: str, prefix: bool) -> tuple[Ids, Spans]:
-        encoding = (self._prefixing if prefix else self._plain).encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+    def reader(self, tokens: Iterable[AddedToken]) -> JsonReader:
+        # Built on the vocabulary alone, so other added tokens and the post-processor's BOS are unknown to it. The model is
+        # shared by all, not copied.
+        tokens = list(tokens)
+        tokenizers = []
+        for steps in (self._whole_steps, self._bare_steps):
+            tokenizer, ids = FastTokenizer(self._model), {}
+            if steps.normalizer is not None:
+                tokenizer.normalizer = steps.normalizer
+            if steps.pre_tokenizer is not None:
+                tokenizer.pre_tokenizer = steps.pre_tokenizer
+            for token in tokens:
+                # A normalizer that sets a space before a text does so before such a token, too.
+                spaced = self._normalizer_prepends and token.normalized and steps is self._bare_steps
+                content = " " * spaced + token.content
+                flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
+                tokenizer.add_tokens([LibraryToken(content, special=False, **flags)])
+                ids[tokenizer.token_to_id(content)] = token.id
+            tokenizers.append((tokenizer, ids))
+        return JsonReader(*tokenizers, self.prefix_after_control, self._path)
 
     def token_bytes(self, token_id: int) -> bytes:
         piece = self._plain.id_to_token(token_id)
@@ -94,6 +120,46 @@ class JsonBackend:
 
     def token_id(self, content: str) -> int | None:
         return self._plain.token_to_id(content)
+
+
+class JsonReader:
+    """Reads with two tokenizers of the library, each with the id of each added token by the one that the library gave it.
+
+    prefixing, plain: as at the start of a prompt, and within it
+    prefix_after_token: what follows an added token is read as at the start
+    """
+
+    def __init__(
+        self,
+        prefixing: tuple[FastTokenizer, dict[int, int]],
+        plain: tuple[FastTokenizer, dict[int, int]],
+        prefix_after_token: bool,
+        path: Path,
+    ):
+        self._prefixing, self._plain, self._path = prefixing, plain, path
+        self._added = set(plain[1].values())
+        self._prefix_after_token = prefix_after_token
+
+    def encode(self, text: str, prefix: bool) -> tuple[Ids, Spans]:
+        if prefix:
+            return self._read(self._prefixing, text)
+        ids, spans = self._read(self._plain, text)
+        if self._prefix_after_token and not self._added.isdisjoint(ids):
+            first = next(index for index, token_id in enumerate(ids) if token_id in self._added)
+            others, other_spans = self._read(self._prefixing, text)
+            ends = (i for i, span in enumerate(other_spans) if span[1] == spans[first][1] and others[i] in self._added)
+            if (same := next(ends, None)) is not None:
+                return ids[: first + 1] + others[same + 1 :], spans[: first + 1] + other_spans[same + 1 :]
+        return ids, spans
+
+    def _read(self, reader: tuple[FastTokenizer, dict[int, int]], text: str) -> tuple[Ids, Spans]:
+        tokenizer, numbers = reader
+        with sentence(f"{self._path} cannot read this text ({{}}); download it again."):
+            encoding = tokenizer.encode(text, add_special_tokens=False)
+        ids = encoding.ids
+        if any(given != token_id for given, token_id in numbers.items()):
+            ids = [numbers.get(token_id, token_id) for token_id in ids]
+        return ids, encoding.offsets
 
 
 def _without_prefix(step: dict[str, Any] | None) -> tuple[dict[str, Any] | None, str | None]:

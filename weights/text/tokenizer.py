@@ -1,25 +1,32 @@
 """Text to ids and back, with one rule: text is data.
 
-`encode` is for what people and models wrote: a control token written there (`<|eot_id|>`, `</s>`, ...) is read letter by
+`encode` is for what people and models wrote: a control token written there (`<|eot_id|>`, `[INST]`, ...) is read letter by
 letter. `encode_template` is for the fixed words of a checkpoint's own chat template, and the only way to a control token.
-Which tokens there are is read off the checkpoint folder; what they mean in a conversation is for chat.py.
+A token is a control token when the checkpoint calls it special, when it ends a reply, or when the chat template writes it;
+all other added tokens are read as published. What they mean in a conversation is for chat.py.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
 from weights.files import read_json
-from weights.text.backends import AddedToken, Ids, Spans, TextBackend
+from weights.text.added_tokens import (
+    MAX_ID,
+    AddedToken,
+    control_tokens,
+    read_added_tokens,
+    read_end_ids,
+    special_names,
+)
+from weights.text.backends import Ids, Spans, TextBackend
 from weights.text.json_backend import JsonBackend
 from weights.text.sentencepiece_backend import SentencePieceBackend
 from weights.text.stream import TextStream
-
-SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which no encoding can write
+from weights.text.template import SURROGATES, fixed_words
 
 
 class Tokenizer:
@@ -29,37 +36,55 @@ class Tokenizer:
     piece by piece), else the ids so far. It matters to SentencePiece vocabularies alone, which put a space before the
     first word of a prompt, and some also of the text after a control token.
 
+    written: the fixed words of the chat template; None for none. An added token in them is a control token
+    ends: ids that end a reply; those of added tokens are control tokens, too
+    limit: ids that the model knows are below it; text is read without added tokens beyond
+
     bos_id: the token that begins a prompt; None for models without one (Qwen2)
     adds_bos: the checkpoint wants it before every prompt, whether its chat template writes it or not
     named: what the checkpoint calls its tokens: {"bos_token": "<s>", "eos_token": ..., ...}
     control_ids: ids of control tokens; `encode` never gives one (but that for unknown characters, where the vocabulary
-        has unknown characters), `decode` skips them
+        has unknown characters). Those that are special or end a reply give no text either
     vocab_size: all ids, those of added tokens too, are below it
     text_vocab_size: ids that `encode` gives are below it
     """
 
-    def __init__(self, backend: TextBackend, added: dict[str, AddedToken], config: dict[str, Any]):
+    def __init__(
+        self,
+        backend: TextBackend,
+        added: dict[str, AddedToken],
+        config: dict[str, Any],
+        written: list[str] | None = None,
+        ends: set[int] = frozenset(),
+        limit: int = MAX_ID,
+    ):
         self._backend = backend
         self._added = added
         self._added_by_id = {token.id: token for token in added.values()}
-        # The longest first, so that of two that begin alike the longer is found.
-        contents = sorted(added, key=len, reverse=True)
-        self._added_pattern = re.compile("|".join(map(re.escape, contents)) or r"(?!)")
-
-        self.control_ids = frozenset(token.id for token in added.values() if token.is_control)
-        # Unknown characters are text, though their token is listed with the control tokens.
-        self._forbidden = self.control_ids - {backend.unk_id}
-        self.named = {name: content for name in config if name.endswith("_token") and (content := _content(config[name]))}
+        self._template_reader = backend.reader(added.values())
+        self.named = special_names(config)
         if "bos_token" not in config and backend.first_id in self._added_by_id:
             self.named["bos_token"] = self._added_by_id[backend.first_id].content
         self.bos_id = self.token_id(self.named["bos_token"]) if "bos_token" in self.named else None
         self.adds_bos = bool(config.get("add_bos_token", backend.first_id is not None)) and self.bos_id is not None
-        self.text_vocab_size = backend.size
+
+        if written is not None:
+            written = {token_id for words in written for token_id in self._template_reader.encode(words, True)[0]}
+        self.control_ids = control_tokens(added.values(), ends, written)
+        self._silent = control_tokens(added.values(), ends, ())
+        # Unknown characters are text, though their token is listed with the control tokens.
+        self._forbidden = self.control_ids - {backend.unk_id}
+        text_tokens = [token for token in added.values() if token.id not in self.control_ids and token.id < limit]
+        self._text_reader = backend.reader(text_tokens)
+        self.text_vocab_size = max([backend.size - 1, *(token.id for token in text_tokens)]) + 1
         self.vocab_size = max([backend.size - 1, *self._added_by_id]) + 1
 
     @classmethod
-    def from_folder(cls, folder: Path | str) -> Tokenizer:
-        """Read tokenizer.json, or tokenizer.model where there is none. Raises InputError when neither can be used."""
+    def from_folder(cls, folder: Path | str, vocab_size: int = MAX_ID) -> Tokenizer:
+        """Read tokenizer.json, or tokenizer.model where there is none. Raises InputError when neither can be used.
+
+        vocab_size: of the model. Some checkpoints list added tokens for which it has no embedding
+        """
         folder = Path(folder)
         config = read_json(folder / "special_tokens_map.json", optional=True)
         config |= read_json(folder / "tokenizer_config.json", optional=True)
@@ -70,16 +95,9 @@ class Tokenizer:
             backend = SentencePieceBackend(folder / "tokenizer.model", config)
         else:
             raise InputError(f"{folder} has neither tokenizer.json nor tokenizer.model; add its tokenizer to it.")
-        try:
-            added = _added_tokens(folder, backend, config)
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"The added tokens in {folder} cannot be understood ({type(error).__name__}: {error}); "
-                "download tokenizer_config.json and added_tokens.json again."
-            ) from None
-        return cls(backend, added, config)
+        added = read_added_tokens(folder, backend, config)
+        written = fixed_words(folder, special_names(config))
+        return cls(backend, added, config, written, read_end_ids(folder), vocab_size)
 
     def encode(self, text: str, *, after: Sequence[int] | None = None) -> Ids:
         """The ids of a text, read as plain text to the last character. No BOS, no EOS."""
@@ -98,24 +116,10 @@ class Tokenizer:
 
         Equal to what the checkpoint's whole tokenizer makes of it, for `after` = (): the start of a prompt.
         """
-        ids: Ids = list(after or ())
-        known = len(ids)
-        at, boundary = 0, after
-        for match in self._added_pattern.finditer(text):
-            if match.start() < at:  # swallowed by the token before it
-                continue
-            token = self._added[match[0]]
-            before = text[at : match.start()]
-            ids += self._encode_plain(before.rstrip() if token.lstrip else before, self._prefix(boundary))[0]
-            ids.append(token.id)
-            at, boundary = match.end(), ids
-            if token.rstrip:
-                at += len(text[at:]) - len(text[at:].lstrip())
-        ids += self._encode_plain(text[at:], self._prefix(boundary))[0]
-        return ids[known:]
+        return self._template_reader.encode(text, self._prefix(after))[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; control tokens and ids beyond the vocabulary give nothing.
+        """The text of some ids; special tokens, ends of a reply and ids beyond the vocabulary give nothing.
 
         Of bytes that are no UTF-8, U+FFFD. Nothing is tidied up: the text is what the ids say.
         """
@@ -130,11 +134,15 @@ class Tokenizer:
         """The id of a token by its content, added tokens first; None when there is none."""
         return self._added[content].id if content in self._added else self._backend.token_id(content)
 
+    def token_text(self, token_id: int) -> str:
+        """What a token stands for, with its space: U+FFFD for a part of a character, nothing for a special token."""
+        return self._token_bytes(token_id).decode(errors="replace")
+
     def _token_bytes(self, token_id: int) -> bytes:
         token = self._added_by_id.get(token_id)
         if token is None:
             return self._backend.token_bytes(token_id)
-        return b"" if token.is_control else token.content.encode()
+        return b"" if token_id in self._silent else (token.text or token.content).encode()
 
     def _prefix(self, after: Sequence[int] | None) -> bool:
         if after is None:
@@ -144,8 +152,8 @@ class Tokenizer:
         return self._backend.prefix_after_control and after[-1] in self._added_by_id
 
     def _encode_plain(self, text: str, prefix: bool) -> tuple[Ids, Spans]:
-        ids, spans = self._backend.encode(text, prefix)
-        # Some vocabularies hold their control tokens among the learnt pieces. Where one was found in the text, cut the
+        ids, spans = self._text_reader.encode(text, prefix)
+        # Some vocabularies hold control tokens among the learnt pieces. Where one was found in the text, cut the
         # text inside of it and read the parts: no part holds it any more.
         cuts = [
             start + 1
@@ -160,29 +168,3 @@ class Tokenizer:
             ids += part_ids
             spans += [(start + a, start + b) for a, b in part_spans]
         return ids, spans
-
-
-def _content(token: Any) -> str | None:
-    """A token as configuration files write it: its content, or an object that has it."""
-    content = token.get("content") if isinstance(token, dict) else token
-    return content if isinstance(content, str) else None
-
-
-def _added_tokens(folder: Path, backend: TextBackend, config: dict[str, Any]) -> dict[str, AddedToken]:
-    """All added tokens by content. What a later source says of a token replaces what an earlier one said."""
-    tokens: dict[str, AddedToken] = {}
-    for content, token_id in read_json(folder / "added_tokens.json", optional=True).items():
-        tokens[content] = AddedToken(content, int(token_id))
-    for name, token in config.items():
-        content = _content(token) if name.endswith("_token") else None
-        if content and (token_id := backend.token_id(content)) is not None:
-            tokens[content] = AddedToken(content, token_id)
-    for token_id, token in (config.get("added_tokens_decoder") or {}).items():
-        flags = {name: bool(token.get(name, False)) for name in ("special", "lstrip", "rstrip")}
-        tokens[token["content"]] = AddedToken(token["content"], int(token_id), **flags)
-    for token in backend.added_tokens:
-        if isinstance(backend, JsonBackend) or token.content not in tokens:
-            tokens[token.content] = token
-    if any(not isinstance(content, str) for content in tokens):
-        raise TypeError("a token whose content is no text")
-    return {content: token for content, token in tokens.items() if content}
