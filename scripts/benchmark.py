@@ -25,18 +25,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
-from model import CausalLM, InputError, KVCache, build_model  # before torch: see there
-from weights.config import read_model_config
-
-# isort: split
+import cli.start  # noqa: F401  (before torch)
 import torch
-from cli.options import exit_code, parse_window
+from cli.options import Parser, exit_code, parse_window
 from evaluation.plot import check_plot
 from transformers_baseline import TransformersBaseline
 
+from model import CausalLM, InputError, KVCache, build_model
 from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
+from weights.config import read_model_config
 from weights.device import check_compile, free_bytes, peak_bytes, pick_device, pick_dtype
 from wim.budget import Plan, make_plan
 from wim.chunks import Chunk
@@ -240,7 +239,7 @@ def prefill_and_decode(bench: Bench, ceiling: dict[str, float]) -> list[dict[str
             )
     start = time.perf_counter()
     for _ in range(1000):
-        session.cache.length += 1
+        session.cache.advance(1)
         session.rollback(length)
     rows.append({"rollback_us": (time.perf_counter() - start) * 1e3})
     return rows
@@ -327,7 +326,7 @@ def load(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> 
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--shapes", choices=SHAPES, default=None, help="random weights in these shapes")
     add("--model", metavar="FOLDER_OR_ID", help="a real checkpoint instead")

@@ -19,12 +19,9 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are the parallelism
 
-from model import InputError, build_model  # before torch: see there
-from weights.config import read_model_config
-
-# isort: split
+import cli.start  # noqa: F401  (before torch)
 import torch
-from cli.options import exit_code
+from cli.options import Parser, exit_code
 from torch import Tensor
 from training.corpus import make_source, tokenizer_texts, training_text
 from training.document_maker import Lengths
@@ -44,6 +41,8 @@ from training.optimizer import OPTIMIZERS, initialise, lr_factor, make_optimizer
 from training.rows import Batches, batch_loader
 from training.trainer import Run, make_loss
 
+from model import InputError, build_model
+from weights.config import read_model_config
 from weights.device import pick_device
 from weights.hub import resolve
 
@@ -52,7 +51,7 @@ UNTIMED_STEPS = 3  # the first ones of a session compile; they do not count as t
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--family", default="llama", help=f"{', '.join(FAMILIES)} (default: llama)")
     add("--out", type=Path, required=True, metavar="FOLDER", help="the checkpoint folder to write, which holds none yet")
