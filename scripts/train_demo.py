@@ -32,6 +32,7 @@ from training.folder import (
     make_config,
     make_folder,
     read_weights,
+    tokenizer_fingerprint,
     write_config,
     write_tokenizer,
     write_weights,
@@ -144,7 +145,15 @@ def train(args: argparse.Namespace) -> None:
     optimizers = make_optimizers(model, args.optimizer, args.lr, fused=device.type == "cuda")
     run = Run(model, optimizers, {"family": args.family, "sizes": sizes, "optimizer": args.optimizer})
     if resume:
+        if (tokenizer := tokenizer_fingerprint(args.out)) is not None:
+            run.recipe["tokenizer"] = tokenizer
         run.load(args.state)
+        if tokenizer is None:
+            raise InputError(
+                f"The run of {args.state} has its tokenizer in its own --out, and --out {args.out} has none; give that one."
+            )
+    elif args.resume:
+        say(f"There is no state at {args.state} to go on from; a new run begins.")
 
     for folder in (args.state.parent, args.out):
         make_folder(folder)  # the first that is written; a start or a state has been read whole
@@ -154,6 +163,7 @@ def train(args: argparse.Namespace) -> None:
     if start_from is not None:
         copy_tokenizer(start_from, args.out)
     write_config(args.family, args.out, sizes)
+    run.recipe["tokenizer"] = tokenizer_fingerprint(args.out)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{args.family}: {n_parameters:,} parameters; a step is {args.batch} rows of {args.row} tokens.")
     if resume:
