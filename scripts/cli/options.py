@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn, TextIO
 
-from cli.start import interrupt_work, is_script
+from cli.start import begun, is_script
 from cli.terminal import printable
 from model import InputError
 from weights import DEMOS, Checkpoint
@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one short sentence, and ends with 2."""
 
     def __init__(self, description: str | None):
+        begun()
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
@@ -136,7 +137,7 @@ def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> 
     """
     stderr = sys.stderr
     sys.stderr = Lossy(stderr)
-    interrupt_work()
+    begun()
     try:
         code = _exit_code(work, interrupted)
     except KeyboardInterrupt:  # once more, within the last words

@@ -1,4 +1,4 @@
-"""What every script imports before anything that imports torch."""
+"""What every script imports before anything that imports torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -14,25 +14,34 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 
+def is_script() -> bool:
+    """Whether this process was started as one of the scripts; not one that only imports them, nor a worker of one."""
+    started = bool(sys.argv) and Path(sys.argv[0]).absolute().parent == Path(__file__).absolute().parents[1]
+    return started and hasattr(sys.modules["__main__"], "__file__")
+
+
 def _quit(signum: int, frame: object) -> None:
     os._exit(130)
 
 
-def is_script() -> bool:
-    """Whether this process was started as one of the scripts, and does not only import them."""
-    return bool(sys.argv) and Path(sys.argv[0]).absolute().parent == Path(__file__).absolute().parents[1]
-
-
-def quit_quietly() -> None:
-    """Let Ctrl-C end a script without a traceback, while modules are imported and when everything has been done."""
+def begin() -> None:
+    """While modules are imported, a terminal says that something happens, and Ctrl-C gives no traceback."""
     if is_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _quit)
+        _show("starting …")
 
 
-def interrupt_work() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt again."""
+def begun() -> None:
+    """The modules are there: the terminal is clean again, and Ctrl-C raises KeyboardInterrupt."""
     if signal.getsignal(signal.SIGINT) is _quit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        _show("\r\033[K")
 
 
-quit_quietly()
+def _show(text: str) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+begin()

@@ -21,7 +21,7 @@ from training.document_maker import Lengths
 from training.folder import FAMILIES, SIZES, copy_tokenizer, make_config, write_config, write_tokenizer, write_weights
 from training.objective import kind_weights, objective
 from training.optimizer import initialise, lr_factor, make_optimizers
-from training.rows import BEGIN, CUT, KINDS_OF_TARGETS, START, TARGETS, TOKENS, Batches, batch_loader, pack
+from training.rows import BEGIN, CUT, KINDS_OF_TARGETS, START, TARGETS, TOKENS, Batches, batch_loader, fill_rows
 from training.trainer import Run
 from training.trees import LLM, MARGIN, NO_MARGIN, NONE, TEXT, VERDICT, WIM, Segment, Tree
 
@@ -110,7 +110,7 @@ def segments(batch: torch.Tensor) -> list[tuple[int, int, int]]:
 def test_the_mask_is_its_definition():
     trees = random_trees(random.Random(0), 6)
     stream = iter(trees)
-    batch = pack(lambda: next(stream), 1, 256)
+    batch = fill_rows(lambda: next(stream), 1, 256)
     owner = {token: (tree, segment) for tree in trees for segment in branches(tree, True) for token in segment.ids}
     tokens = batch[TOKENS, 0].tolist()
     expected = torch.zeros(256, 256, dtype=torch.bool)
@@ -130,7 +130,7 @@ def test_the_mask_is_its_definition():
 def test_tiles_agree_with_the_mask():
     rng = random.Random(1)
     for _ in range(3):
-        batch = pack(lambda: random_trees(rng, 1)[0], 2, 4 * BLOCK)
+        batch = fill_rows(lambda: random_trees(rng, 1)[0], 2, 4 * BLOCK)
         fields = batch[BEGIN], batch[START], batch[CUT]
         by_tile = dense_mask(*fields).view(2, 4, BLOCK, 4, BLOCK)
         some, full = tiles(*fields)
@@ -146,7 +146,7 @@ def test_packing_keeps_trees_whole():
         rng = random.Random(seed)
         trees = random_trees(rng, 200)
         stream = iter(trees)
-        batch = pack(lambda stream=stream: next(stream), 3, 256)
+        batch = fill_rows(lambda stream=stream: next(stream), 3, 256)
         known = {segment.ids[0]: (tree, segment) for tree in trees for segment in branches(tree, True)}
         documents = {}
         for row, first, end in segments(batch):
@@ -174,7 +174,7 @@ def test_loss_lies_on_replies_and_a_little_on_text(source):
         trees.append(source.tree(rng))
         return trees[-1]
 
-    batch = pack(next_tree, 2, 2048)
+    batch = fill_rows(next_tree, 2, 2048)
     known = {tuple(segment.ids[: segment.size]): segment for tree in trees for segment in branches(tree, True)}
     for row, first, end in segments(batch):
         tokens, targets, kinds = (batch[field, row, first:end] for field in (TOKENS, TARGETS, KINDS_OF_TARGETS))
@@ -234,7 +234,7 @@ def test_training_is_inference(folder, source):
     model = load(folder)
     for parameter in model.parameters():
         parameter.mul_(8 if parameter.dim() == 2 else 1)  # as fresh ones, they hardly look at positions
-    batch = pack(functools.partial(source.tree, random.Random(3)), 1, 2048)
+    batch = fill_rows(functools.partial(source.tree, random.Random(3)), 1, 2048)
     tokens, _, kinds, positions, begin, start, cut = (field.long() for field in batch)
     logits = model.lm_head(model.model(tokens, TreeContext(positions, begin, start, cut)))[0]
     compared = set()
@@ -252,7 +252,7 @@ def test_training_is_inference(folder, source):
 
 def test_figures_count_what_is_right(source):
     """What the log says of a fresh model, and of one that knows every target."""
-    batch = pack(functools.partial(source.tree, random.Random(3)), 1, 1024)
+    batch = fill_rows(functools.partial(source.tree, random.Random(3)), 1, 1024)
     model = build_model(read_model_config({**TINY, "model_type": "llama", "tie_word_embeddings": True}))
     initialise(model, 0)
     weights = torch.tensor(kind_weights(0.1))
