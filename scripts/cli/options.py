@@ -131,7 +131,7 @@ def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> 
     0    the work is done
     2    something cannot be used; a sentence on stderr says what
     130  Ctrl-C
-    141  who read the output has gone (`| head`), as a shell has it
+    141  the reader of the output has gone (`| head`); a shell gives the same code
 
     What cannot be written to stderr is lost and changes none of these.
     """

@@ -32,7 +32,7 @@ def plot(records: list[AnswerRecord], cells: Sequence[Cell], patterns: Sequence[
 
     model: whose answers they are, for the title
     """
-    from matplotlib.figure import Figure  # an extra; only who wants a picture needs it
+    from matplotlib.figure import Figure  # an extra, which only a picture needs
 
     lengths = sorted({cell.length for cell in cells}, key=lambda length: length or 0)
     tasks = list(dict.fromkeys(task for cell in cells for task in cell.tasks))
@@ -51,7 +51,7 @@ def plot(records: list[AnswerRecord], cells: Sequence[Cell], patterns: Sequence[
                 [at + beside for at, _ in found], means, yerr=spread, label=pattern, marker="o", markersize=4, capsize=3
             )
         n = "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else 0
-        panel.set(title=f"{task} (n = {n})", ylim=(-4, 104), xticks=range(len(lengths)))
+        panel.set(title=f"{task} (n = {n})", ylim=(-4, 104), xticks=range(len(lengths)), xlim=(-0.5, len(lengths) - 0.5))
         panel.set_xticklabels(["own" if length is None else f"{length:,}" for length in lengths])
         panel.grid(alpha=0.3)
     for panel in list(figure.axes)[len(tasks) :]:

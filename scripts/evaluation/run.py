@@ -54,7 +54,7 @@ class Setup:
     compiled: bool = False
 
     def finished(self, cell: Cell, results: Results) -> frozenset[int]:
-        """The documents of which every answer is there. How many questions a file's document has, only the file knows."""
+        """The documents of which every answer is there. Only a file itself knows how many questions its documents have."""
         if self.source.data is not None:
             return frozenset()
         each = range(self.source.questions_each(cell))

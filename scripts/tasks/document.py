@@ -40,7 +40,7 @@ class Question:
 
     @property
     def answer(self) -> str:
-        """The text that a model should reply."""
+        """The text of the right reply."""
         return ", ".join(self.targets)
 
 

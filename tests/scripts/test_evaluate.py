@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import multiprocessing
 import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from functools import partial
+from itertools import islice, repeat
 from math import sqrt
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def test_processes_side_by_side_answer_the_same_and_go_on_too(whole, folder, tmp
 
 def test_who_goes_away_ends_the_processes():
     """As Ctrl-C does: what they send is no longer taken."""
-    stream = side_by_side([partial(itertools.repeat, "thing")])
+    stream = side_by_side([partial(repeat, "thing")])
     assert next(stream) == "thing"
     stream.close()
     assert not multiprocessing.active_children()
@@ -266,6 +267,11 @@ def test_whole_files_count_but_of_weights_their_ends(tmp_path):
         (["--lengths", "2040"], "needs"),
         (["--lengths", "50"], "allow more tokens"),
         (["--documents", "0"], "--documents is 0"),
+        (["--documents", "1" + 20 * "0"], "at most 100,000"),
+        (["--questions", "1000000"], "--questions is 1000000; give at least 1 and at most 1,000"),
+        (["--statements", "99999999"], "at most 10,000"),
+        (["--chunk-tokens", "1" + 20 * "0", "--margin-tokens", "1" + 20 * "0"], "lower --margin-tokens"),
+        (["--tasks", "x" * 5000], "[…]"),
         (["--workers", "0"], "--workers is 0"),
         (["--margin-tokens", "0"], "margin_tokens is 0"),
         (["--margin-window", "some"], "--margin-window is 'some'"),
@@ -621,8 +627,12 @@ def test_documents_made_ahead_are_those_made_here(folder):
     work = Work(Source(questions=2), cells, 3, {cells[0]: frozenset({1})}, folder, None, 128)
     made = list(work())
     assert [item and item.number for _, item in made] == [0, 2, None, 0, 1, 2, None]
-    assert list(ahead(work, n_ahead=2)) == made
     assert all(len(item.questions(2)) == 2 for _, item in made if item)
+    too_short = Cell(("two_facts",), 20)
+    stream = ahead(replace(work, cells=(*cells, too_short)), n_ahead=2)
+    assert list(islice(stream, len(made))) == made
+    with pytest.raises(InputError, match="allow more tokens"):  # the other process's error is raised here
+        next(stream)
 
 
 def test_work_is_shared_evenly(folder):
@@ -638,11 +648,6 @@ def test_work_is_shared_evenly(folder):
         counts = [sum(cell.length == length for cell, _ in left(share)) for share in (first, second)]
         assert max(counts) - min(counts) <= 1
     assert left(work.shares(1)[0]) == left(work) and len(work.shares(100)) == len(left(work))
-
-
-def test_an_error_of_the_other_process_is_raised_here():
-    with pytest.raises(InputError, match="no folder 'nowhere'"):
-        list(ahead(partial(Checkpoint.open, "./nowhere".replace("./", ""))))
 
 
 TEXT = "Mary went to the garden. It was the best of times, the worst of times.\n\n" * 16
