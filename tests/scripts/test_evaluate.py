@@ -27,7 +27,7 @@ from tasks import NO_EVIDENCE, TASKS
 from weights_helpers import LLAMA_TEMPLATE, write_checkpoint
 
 from model import InputError
-from weights import Checkpoint
+from weights import Checkpoint, Tokenizer
 from wim.budget import make_plan
 from wim.events import Done
 from wim.prompts import Prompts
@@ -409,6 +409,22 @@ def test_a_question_that_does_not_fit_is_left_out_at_any_length(folder, tmp_path
     assert evaluate.main(["--model", folder, "--out", str(tmp_path / "out"), *options, *length]) == 0
     assert "Documents left out, since they do not fit: 1. The first: The document has" in capsys.readouterr().err
     assert [record["document"] for record in read(tmp_path / "out")] == [0, 1, 3]
+
+
+def test_a_document_that_is_far_too_long_is_left_out_without_reading_all_of_it(folder, tmp_path, monkeypatch, capsys):
+    lengths = []
+    encode = Tokenizer.encode_with_offsets
+    monkeypatch.setattr(
+        Tokenizer, "encode_with_offsets", lambda self, text: lengths.append(len(text)) or encode(self, text)
+    )
+    records = [{"context": "It rained. " * n, "query": "What?", "target": "rain"} for n in (20, 200_000)]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    budgets = "--patterns llm --chunk-tokens 128 --answer-tokens 4 --device cpu".split()
+    options = ["--model", folder, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "data.json"), *budgets]
+    assert evaluate.main(options) == 0
+    captured = capsys.readouterr()
+    assert "do not fit: 1. The first: The document has 2200000 characters" in captured.err
+    assert max(lengths) < 20_000 and "|   token F1 | own    | 1 " in captured.out
 
 
 def test_a_question_that_does_not_fit_the_classifier_is_left_out(folder, tmp_path, capsys):
