@@ -19,7 +19,8 @@ UNKNOWN_CHOICES = re.compile(
 # The data sets of LongBench that are scored by the F1 of words; the others want other measures or other questions.
 LONGBENCH_QA = ("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "triviaqa")
 LETTERS = "ABCD"
-RULER_QA = "Answer the question based on the given documents."  # how its prompts of question answering begin
+RULER_QA = "Answer the question based on the given documents."  # what its prompts of question answering say
+RULER_REPLY = re.compile(r" Answer:.*|(?<=\?) The special magic .*")  # the beginnings of a reply behind its questions
 
 
 def plain(record: Record) -> Document:
@@ -100,11 +101,11 @@ def ruler(record: Record) -> Document:
     if record.has("answer_prefix"):
         prompt = prompt.removesuffix(record.get("answer_prefix", kind=str).strip()).rstrip()
     text, _, last = prompt.rpartition("\n")
-    query = last.removeprefix("Question:").partition(" Answer:")[0].strip()
+    query = RULER_REPLY.sub("", last.removeprefix("Question:")).strip()
     if not text.strip() or not query:
         raise InputError(f"{record.where}, field 'input': a question on a line of its own is missing at its end; add it.")
     outputs = _texts(record, "outputs")
-    if prompt.startswith(RULER_QA):
+    if RULER_QA in prompt:
         return Document(text, (Question("ruler", query, outputs[0], alternatives=tuple(outputs[1:])),))
     return Document(text, (Question("ruler", query, tuple(outputs)),))
 

@@ -414,9 +414,12 @@ def test_a_question_that_does_not_fit_is_left_out_at_any_length(folder, tmp_path
 def test_a_document_that_is_far_too_long_is_left_out_without_reading_all_of_it(folder, tmp_path, monkeypatch, capsys):
     lengths = []
     encode = Tokenizer.encode_with_offsets
-    monkeypatch.setattr(
-        Tokenizer, "encode_with_offsets", lambda self, text: lengths.append(len(text)) or encode(self, text)
-    )
+
+    def counted(self, text, **more):
+        lengths.append(len(text))
+        return encode(self, text, **more)
+
+    monkeypatch.setattr(Tokenizer, "encode_with_offsets", counted)
     records = [{"context": "It rained. " * n, "query": "What?", "target": "rain"} for n in (20, 200_000)]
     (tmp_path / "data.json").write_text(json.dumps(records))
     budgets = "--patterns llm --chunk-tokens 128 --answer-tokens 4 --device cpu".split()

@@ -145,6 +145,8 @@ def test_ruler(tmp_path):
     (question,) = document.questions
     assert document.text == "A special number for Oslo is 12.\nAnother is 34." and question.query == "What are all of them?"
     assert score(question, "They are 34 and 5.")["score"] == 0.5 and score(question, "12, 34")["score"] == 1
+    begun = RULER["input"] + " The special magic numbers for Oslo mentioned in the provided text are"
+    assert read(tmp_path, [RULER | {"input": begun}]) == [document]
     (document,) = read(tmp_path, [RULER_QA])
     (question,) = document.questions
     assert question.query == "Who wrote it?" and "Ann wrote it." in document.text and "Who" not in document.text
