@@ -64,8 +64,7 @@ def check_length(document: str, checkpoint: Checkpoint) -> None:
         if n_tokens > limit + limit // 8 + 64:
             raise DoesNotFit(
                 f"The document has {len(document)} characters, and {n_chars} of them take {n_tokens} tokens already; "
-                f"{checkpoint.name} has {limit} positions: shorten it, or take a model with a "
-                "longer context."
+                f"{checkpoint.name} has {limit} positions: shorten it, or take a model with a longer context."
             )
         n_chars *= 2
 

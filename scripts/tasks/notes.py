@@ -54,7 +54,10 @@ def evidence_found(question: Question, evidence: Sequence[str], notes: Iterable[
 
 
 def best(notes: Sequence[tuple[str, float]], most: int) -> list[str]:
-    """The texts of the `most` notes with the highest score; of equal ones the earlier first."""
+    """The texts of the `most` notes with the highest score; of equal ones the earlier first.
+
+    So `evidence_found(question, evidence, best(notes, 6))` says how much of the evidence is among the first six.
+    """
     return [text for text, _ in sorted(notes, key=lambda note: -note[1])[:most]]
 
 
