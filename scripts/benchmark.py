@@ -25,18 +25,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
-from model import CausalLM, InputError, KVCache, build_model  # before torch: see there
-from weights.config import read_model_config
-
-# isort: split
+import cli.start  # noqa: F401  (before torch)
 import torch
-from cli.options import exit_code, parse_window
+from cli.options import Parser, exit_code, parse_window
 from evaluation.plot import check_plot
 from transformers_baseline import TransformersBaseline
 
+from model import CausalLM, InputError, KVCache, ModelConfig, build_model
 from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
+from weights.config import read_model_config
 from weights.device import check_compile, free_bytes, peak_bytes, pick_device, pick_dtype
 from wim.budget import Plan, make_plan
 from wim.chunks import Chunk
@@ -97,6 +96,7 @@ SHAPES = {
     },
 }
 GIB = 2**30
+CEILING_SIZES = {"cuda": (4 * GIB, 8192), "other": (GIB // 4, 1024)}  # bytes to copy, side of the matrices
 
 
 class NumberTokenizer:
@@ -118,6 +118,24 @@ class NumberTokenizer:
 
     def stream(self) -> SimpleNamespace:
         return SimpleNamespace(put=lambda token_id: f"{token_id} ", flush=lambda: "")
+
+
+def random_plan(config: ModelConfig, settings: Settings, n_tokens: int, window: int | None, pattern: str) -> Plan:
+    """Random tokens in chunks, and the project's own prompts. Raises InputError for what a context cannot hold."""
+    if n_tokens > config.context_length:
+        raise InputError(
+            f"--tokens is {str(n_tokens)[:40]} and the model has {config.context_length} positions; give less."
+        )
+    settings = replace(settings, margin_window=window, pattern=pattern)
+    chat = SimpleNamespace(prompt_pieces=lambda system: ([1], "", [2]), stop_ids=frozenset())
+    tokenizer = NumberTokenizer(config.vocab_size)
+    standin = SimpleNamespace(name="random weights", folder=None, config=config, tokenizer=tokenizer, chat=chat)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, config.vocab_size, (n_tokens,), generator=generator).tolist()
+    size = settings.chunk_tokens
+    parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+    chunks = [Chunk(i, part, i * size, i * size + len(part), 0, 0, tokenizer.decode(part)) for i, part in enumerate(parts)]
+    return make_plan(standin, "numbers", [QUERY], settings, Prompts(), standin, chunks=chunks)
 
 
 @dataclass
@@ -144,19 +162,7 @@ class Bench:
         return self.weight_bytes - (0 if tied else embedding.nbytes)
 
     def plan(self, window: int | None, pattern: str = "wim") -> Plan:
-        """Random tokens in chunks, and the project's own prompts."""
-        settings, config = replace(self.settings, margin_window=window, pattern=pattern), self.model.config
-        chat = SimpleNamespace(prompt_pieces=lambda system: ([1], "", [2]), stop_ids=frozenset())
-        tokenizer = NumberTokenizer(config.vocab_size)
-        standin = SimpleNamespace(name="random weights", folder=None, config=config, tokenizer=tokenizer, chat=chat)
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(3, config.vocab_size, (self.n_tokens,), generator=generator).tolist()
-        size = settings.chunk_tokens
-        parts = [ids[start : start + size] for start in range(0, len(ids), size)]
-        chunks = [
-            Chunk(i, part, i * size, i * size + len(part), 0, 0, tokenizer.decode(part)) for i, part in enumerate(parts)
-        ]
-        return make_plan(standin, "numbers", [QUERY], settings, Prompts(), standin, chunks=chunks)
+        return random_plan(self.model.config, self.settings, self.n_tokens, window, pattern)
 
     def session(self, plan: Plan) -> Session:
         self.model.plan(plan.longest)
@@ -197,8 +203,7 @@ def cold_start(bench: Bench) -> float:
 
 def ceilings(bench: Bench) -> dict[str, float]:
     """The copy bandwidth (read and written bytes, TB/s) and the matmul rate (TFLOP/s) of this device."""
-    cuda = bench.device.type == "cuda"
-    n_bytes, n = (4 * GIB, 8192) if cuda else (GIB // 4, 1024)
+    n_bytes, n = CEILING_SIZES["cuda" if bench.device.type == "cuda" else "other"]
     source = torch.ones(n_bytes // bench.dtype.itemsize, dtype=bench.dtype, device=bench.device)
     target = torch.empty_like(source)
     a, b = (torch.randn(n, n, device=bench.device).to(bench.dtype) for _ in range(2))
@@ -240,7 +245,7 @@ def prefill_and_decode(bench: Bench, ceiling: dict[str, float]) -> list[dict[str
             )
     start = time.perf_counter()
     for _ in range(1000):
-        session.cache.length += 1
+        session.cache.advance(1)
         session.rollback(length)
     rows.append({"rollback_us": (time.perf_counter() - start) * 1e3})
     return rows
@@ -303,33 +308,33 @@ def baseline(bench: Bench, plain_only: bool) -> dict[str, dict[str, float]]:
     return {name: {f"{phase}_s": value for phase, value in seconds.items()} for name, seconds in results.items()}
 
 
-def load(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> tuple[CausalLM, dict]:
-    """The model and its config.json."""
-    if args.model:
-        checkpoint = Checkpoint.open(args.model)
-        config = json.loads((checkpoint.folder / "config.json").read_text())
-        return checkpoint.load_model(device, dtype, checkpoint.config.max_position_embeddings, progress=True), config
-    config = SHAPES[args.shapes]
+def load(
+    checkpoint: Checkpoint | None, config: ModelConfig, capacity: int, device: torch.device, dtype: torch.dtype
+) -> CausalLM:
+    """The model of a checkpoint, or one with random weights. Raises InputError where it has no room beside its cache."""
     with torch.device("meta"):
-        model = build_model(read_model_config(config))
+        model = build_model(config)
     n_bytes, free = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize, free_bytes(device)
-    if free is not None and n_bytes > free:
+    cache = capacity * KVCache.bytes_per_token(config, dtype)
+    if free is not None and n_bytes + cache > free:
         raise InputError(
-            f"Weights in the shapes of {args.shapes} take {n_bytes / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on "
-            f"{device}; take a larger device or smaller shapes."
+            f"The weights take {n_bytes / GIB:.1f} GiB, a cache of {capacity} positions {cache / GIB:.1f} GiB, and "
+            f"{free / GIB:.1f} GiB are free on {device}; take a larger device, smaller shapes or fewer --tokens."
         )
+    if checkpoint is not None:
+        return checkpoint.load_model(device, dtype, config.max_position_embeddings, progress=True)
     model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1)
     model.fuse_weights()
-    return model, config
+    return model
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--shapes", choices=SHAPES, default=None, help="random weights in these shapes")
+    add("--shapes", choices=list(SHAPES), default=None, help="random weights in these shapes")
     add("--model", metavar="FOLDER_OR_ID", help="a real checkpoint instead")
     add("--tokens", type=int, help="of the document (default: 65536 on a GPU, 4096 elsewhere)")
     add("--chunk-tokens", type=int, help="default: 4096 on a GPU, 256 elsewhere")
@@ -343,7 +348,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--compile", action="store_true", help="compile the layers for prefill too")
     add("--json", metavar="FILE", help="write everything there as well")
     add("--plot", metavar="FILE.png", help="draw seconds by phase (needs matplotlib)")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -367,11 +372,15 @@ def run(args: argparse.Namespace) -> None:
     )
     windows = {f"wim, window {text}": ("wim", parse_window(text, "--windows")) for text in args.windows.split(",")}
     to_run = {"llm": ("llm", 1)} | windows
-    model, config = load(args, device, dtype)
+    checkpoint = Checkpoint.open(args.model) if args.model else None
+    published = SHAPES[args.shapes] if checkpoint is None else json.loads((checkpoint.folder / "config.json").read_text())
+    config = read_model_config(published) if checkpoint is None else checkpoint.config
+    plans = [random_plan(config, settings, n_tokens, window, pattern) for pattern, window in to_run.values()]
+    capacity = max(plan.capacity for plan in plans)
+    model = load(checkpoint, config, capacity, device, dtype)
     if args.compile:
         model.compile_layers()
-    bench = Bench(model, config, device, dtype, settings, n_tokens)
-    bench.capacity = max(bench.plan(window, pattern).capacity for pattern, window in to_run.values())
+    bench = Bench(model, published, device, dtype, settings, n_tokens, capacity)
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.processor() or platform.machine()} CPU"
     results: dict = {
         "date": time.strftime("%Y-%m-%d"),
@@ -462,8 +471,8 @@ def say(line: str) -> None:
 
 
 @torch.inference_mode()
-def main() -> int:
-    args = parse_arguments()
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
     return exit_code(lambda: run(args))
 
 

@@ -15,8 +15,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import cli.start  # noqa: F401  (before torch)
 from cli.options import (
     MAX_DIGITS,
+    Parser,
     add_checkpoint_options,
     add_reading_options,
     exit_code,
@@ -25,12 +27,13 @@ from cli.options import (
     reading_settings,
     whole_number,
 )
+from evaluation.margins import note_table, right_table
 from evaluation.plot import check_plot, plot
 from evaluation.progress import Progress
 from evaluation.results import Results, fingerprint
 from evaluation.run import Setup, run
 from evaluation.source import Cell, Source
-from evaluation.table import ScoreTable, margin_table
+from evaluation.table import ScoreTable, measures
 from evaluation.workers import usable_cores
 from tasks import FORMATS, TASKS
 from tasks.background import text_files
@@ -45,12 +48,18 @@ from wim.settings import PATTERNS, is_demo
 
 # The margins of a demo checkpoint are a few short sentences, and its context is too short to plan for more.
 DEMO_MARGIN_TOKENS = 64
+SCORED = "In percent, with the 95% interval; n documents. What counts:"
+RIGHT = "Right in percent, word for word: margins of chunks with and without evidence; and verdicts:"
+NOTES = """Margins that say something: the evidence found in those that were kept, in percent; how many were
+kept of the useful and of the useless ones; the area under the curve of the verdicts on the two:"""
 # The most unasked: each takes seconds to start and 400 MiB, and cores that are seen may be other containers' as well.
 DEFAULT_WORKERS = 8
+# What nobody means by them, and what would take hours before the first answer.
+MOST = {"documents": 100_000, "questions": 1_000, "statements": 10_000, "workers": 1_024}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--patterns", default="llm,rag,wim", metavar="NAME,…", help="default: llm,rag,wim")
     add("--tasks", metavar="NAME,…", help=f"default: all, {', '.join(TASKS)}")
@@ -99,10 +108,10 @@ def numbers(text: str, option: str) -> list[int]:
 
 def check(args: argparse.Namespace) -> None:
     """Raises InputError for options that do not go together."""
-    for option in ("documents", "questions", "statements", "workers"):
+    for option, most in MOST.items():
         value = getattr(args, option)
-        if value is not None and value < 1:
-            raise InputError(f"--{option} is {value}; give at least 1.")
+        if value is not None and not 1 <= value <= most:
+            raise InputError(f"--{option} is {str(value)[:40]}; give at least 1 and at most {most:,}.")
     if args.data is None and (args.format or args.corpus):
         raise InputError("--format and --corpus describe a file; name it with --data.")
     if args.data is not None and (args.tasks or args.text is not None or args.statements):
@@ -216,10 +225,18 @@ def evaluate(args: argparse.Namespace) -> None:
         raise InputError(f"No document fits; the first: {left_out[0]}")
     if left_out:
         print(f"Documents left out, since they do not fit: {len(left_out)}. The first: {left_out[0]}", file=sys.stderr)
-    if margins := margin_table(asked_records(), setup.cells):
-        print("", "Right in percent, margins word for word:", "", *margins, sep="\n")
+    records = asked_records()
+    print_block(SCORED, measures(records, setup.cells))
+    print_block(RIGHT, ["", *rows] if (rows := right_table(records, setup.cells)) else [])
+    print_block(NOTES, ["", *rows] if (rows := note_table(records, setup.cells)) else [])
     if args.plot:
-        plot(asked_records(), setup.cells, setup.patterns, args.plot)
+        plot(records, setup.cells, setup.patterns, args.model, args.plot)
+
+
+def print_block(title: str, lines: list[str]) -> None:
+    """Lines under a title, where there are any."""
+    if lines:
+        print("", title, *lines, sep="\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

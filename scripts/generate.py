@@ -16,7 +16,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import cli.start  # noqa: F401  (before torch)
 from cli.options import (
+    Parser,
     add_checkpoint_options,
     add_reading_options,
     exit_code,
@@ -38,7 +40,7 @@ DEMO_QUERY = "Where is the lamp?"
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--context", metavar="PATH", help="the document, a UTF-8 text file; - reads stdin")
     add("--query", action="append", metavar="TEXT", help="the question; give several to ask them one after the other")

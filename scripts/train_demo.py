@@ -19,12 +19,9 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are the parallelism
 
-from model import InputError, build_model  # before torch: see there
-from weights.config import read_model_config
-
-# isort: split
+import cli.start  # noqa: F401  (before torch)
 import torch
-from cli.options import exit_code
+from cli.options import Parser, exit_code
 from torch import Tensor
 from training.corpus import make_source, tokenizer_texts, training_text
 from training.document_maker import Lengths
@@ -35,6 +32,7 @@ from training.folder import (
     make_config,
     make_folder,
     read_weights,
+    tokenizer_fingerprint,
     write_config,
     write_tokenizer,
     write_weights,
@@ -44,6 +42,8 @@ from training.optimizer import OPTIMIZERS, initialise, lr_factor, make_optimizer
 from training.rows import Batches, batch_loader
 from training.trainer import Run, make_loss
 
+from model import InputError, build_model
+from weights.config import read_model_config
 from weights.device import pick_device
 from weights.hub import resolve
 
@@ -52,7 +52,7 @@ UNTIMED_STEPS = 3  # the first ones of a session compile; they do not count as t
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--family", default="llama", help=f"{', '.join(FAMILIES)} (default: llama)")
     add("--out", type=Path, required=True, metavar="FOLDER", help="the checkpoint folder to write, which holds none yet")
@@ -145,7 +145,15 @@ def train(args: argparse.Namespace) -> None:
     optimizers = make_optimizers(model, args.optimizer, args.lr, fused=device.type == "cuda")
     run = Run(model, optimizers, {"family": args.family, "sizes": sizes, "optimizer": args.optimizer})
     if resume:
+        if (tokenizer := tokenizer_fingerprint(args.out)) is not None:
+            run.recipe["tokenizer"] = tokenizer
         run.load(args.state)
+        if tokenizer is None:
+            raise InputError(
+                f"The run of {args.state} has its tokenizer in its own --out, and --out {args.out} has none; give that one."
+            )
+    elif args.resume:
+        say(f"There is no state at {args.state} to go on from; a new run begins.")
 
     for folder in (args.state.parent, args.out):
         make_folder(folder)  # the first that is written; a start or a state has been read whole
@@ -155,6 +163,7 @@ def train(args: argparse.Namespace) -> None:
     if start_from is not None:
         copy_tokenizer(start_from, args.out)
     write_config(args.family, args.out, sizes)
+    run.recipe["tokenizer"] = tokenizer_fingerprint(args.out)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{args.family}: {n_parameters:,} parameters; a step is {args.batch} rows of {args.row} tokens.")
     if resume:

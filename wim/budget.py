@@ -50,6 +50,25 @@ class Plan:
         return self.settings.window(len(self.chunks))
 
 
+def check_length(document: str, checkpoint: Checkpoint) -> None:
+    """Refuse a document that is far too long without tokenizing all of it: 50 MB take a minute.
+
+    A beginning of it is tokenized, twice as long each time, until it alone has more tokens than the context has positions
+    (by an eighth and more: where a text is cut, its tokens may differ), or is half of the document.
+    Raises DoesNotFit.
+    """
+    limit = checkpoint.config.context_length
+    n_chars = 4 * limit
+    while 2 * n_chars < len(document):
+        n_tokens = len(checkpoint.tokenizer.encode(document[:n_chars]))
+        if n_tokens > limit + limit // 8 + 64:
+            raise DoesNotFit(
+                f"The document has {len(document)} characters, and {n_chars} of them take {n_tokens} tokens already; "
+                f"{checkpoint.name} has {limit} positions: shorten it, or take a model with a longer context."
+            )
+        n_chars *= 2
+
+
 def make_plan(
     checkpoint: Checkpoint,
     document: str,
@@ -75,6 +94,7 @@ def make_plan(
     own = PromptIds(checkpoint, prompts, settings.margin_tokens, settings.system)
     judge = PromptIds(classifier, prompts, settings.margin_tokens) if classifier is not None else None
     if chunks is None:
+        check_length(document, checkpoint)
         chunks = split_document(document, checkpoint.tokenizer, settings.chunk_tokens)
     read = len(own.header) + chunks[-1].end
     window = settings.window(len(chunks))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NoReturn, TextIO
 
+from cli.start import begun, is_script
 from cli.terminal import printable
 from model import InputError
 from weights import DEMOS, Checkpoint
@@ -14,6 +17,25 @@ from wim.prompts import Prompts
 from wim.settings import CHUNK_TOKENS, DEMO_CHUNK_TOKENS, Settings, default_chunk_tokens
 
 MAX_DIGITS = 9  # thousands of them are more than int() reads
+MAX_MESSAGE = 600  # characters of an error: arguments and file names can be of any length
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one short sentence, and ends with 2."""
+
+    def __init__(self, description: str | None):
+        begun()
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {sentence(message)}; --help lists the options.\n")
+
+
+def sentence(message: str) -> str:
+    """A message on one line and of a length that can be read; what is too long loses its middle."""
+    line = " ".join(printable(message).split())
+    half = MAX_MESSAGE // 2
+    return line if len(line) <= MAX_MESSAGE else f"{line[:half]} […] {line[-half:]}"
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +126,35 @@ def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint |
 
 
 def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> int:
-    """Do the work of a script: 0, or 2 with a sentence on stderr for what cannot be used, or 130 after Ctrl-C.
+    """Do the work of a script and return how it is to end.
 
-    141, as a shell has it, where who read the output has gone (`| head`).
+    0    the work is done
+    2    something cannot be used; a sentence on stderr says what
+    130  Ctrl-C
+    141  the reader of the output has gone (`| head`); a shell gives the same code
+
+    What cannot be written to stderr is lost and changes none of these.
     """
-    if sys.stderr is None:  # closed by the shell
-        sys.stderr = open(os.devnull, "w")
+    stderr = sys.stderr
+    sys.stderr = Lossy(stderr)
+    begun()
+    try:
+        code = _exit_code(work, interrupted)
+    except KeyboardInterrupt:  # once more, within the last words
+        code = 130
+    finally:
+        if is_script():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes no time, and the code is known
+        try:
+            if stderr is not None:
+                stderr.flush()
+        except (OSError, ValueError):
+            _discard(stderr)
+        sys.stderr = stderr
+    return code
+
+
+def _exit_code(work: Callable[[], object], interrupted: str) -> int:
     try:
         if sys.stdout is None:
             raise InputError("The standard output is closed; send it to a file or to /dev/null.")
@@ -118,18 +163,19 @@ def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> 
         work()
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {sentence(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        _discard_stdout()
+        _discard(sys.stdout)
         return 141
     except OSError as error:
-        what = printable(str(error.filename)[:200]) if error.filename else "A file or stream"
-        print(f"error: {what} cannot be used ({error.strerror}); check it and the free space.", file=sys.stderr)
+        what = str(error.filename)[:200] if error.filename else "A file or stream"
+        said = sentence(f"{what} cannot be used ({error.strerror}); check it and the free space.")
+        print(f"error: {said}", file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:
-            _discard_stdout()
+            _discard(sys.stdout)
         return 2
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
@@ -137,6 +183,35 @@ def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> 
     return 0
 
 
-def _discard_stdout() -> None:
+class Lossy:
+    """A stream that drops what cannot be written: progress and messages must not end a run.
+
+    stream: None for a closed one, which drops everything
+    """
+
+    def __init__(self, stream: TextIO | None):
+        self.stream = open(os.devnull, "w") if stream is None else stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
+
+
+def _discard(stream: TextIO) -> None:
     """Or Python fails once more at its end, over what could not be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

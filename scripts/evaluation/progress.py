@@ -21,7 +21,7 @@ class Progress:
         patterns: tuple[str, ...],
         results: Results,
     ):
-        # Of a file's documents it is not known how many there are, nor with how many questions; `end` corrects it.
+        # How many documents a file has, and how many questions each, is not known yet; `end` corrects the total.
         self.missing = {cell: n_documents * len(cell.tasks) * source.questions_each(cell) * len(patterns) for cell in cells}
         total = sum(self._weight(cell) * n for cell, n in self.missing.items())
         cell_of = {(task, cell.length): cell for cell in cells for task in cell.tasks}

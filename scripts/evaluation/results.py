@@ -23,7 +23,8 @@ SAMPLE = 1 << 20  # bytes
 DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 # What a line holds at least, with its kinds; and each entry of its lists.
 FIELDS = {"task": str, "length": int | None, "document": int, "question": int, "pattern": str, "scores": dict}
-ENTRIES = {"margins": {"gold", "word_for_word", "probability", "verdict_right"}, "chunks": {"verdict_right"}}
+VERDICT = {"relevant": bool, "probability": float | int | None, "gold": str | None, "verdict_right": bool | None}
+ENTRIES = {"margins": {"text": str, "word_for_word": bool | None, **VERDICT}, "chunks": VERDICT}
 
 
 def key_of(record: AnswerRecord) -> Key:
@@ -102,17 +103,28 @@ class Results:
 
 
 def _answer(line: bytes) -> AnswerRecord | None:
-    """The record of a line; None where it lacks what is read off it, the key and the numbers of the table."""
+    """The record of a line; None where it lacks what is read off it, the key and the numbers of the tables."""
     try:
         record = json.loads(line)
         whole = (
-            all(isinstance(record[name], kind) for name, kind in FIELDS.items())
-            and isinstance(record["scores"]["score"], int | float)
-            and all(names <= entry.keys() for field, names in ENTRIES.items() for entry in record.get(field, ()))
+            _holds(record, FIELDS)
+            and {"score"} <= record["scores"].keys()
+            and all(type(value) in (int, float) and 0 <= value <= 1 for value in record["scores"].values())
+            and all(_holds(entry, kinds) for field, kinds in ENTRIES.items() for entry in record.get(field, ()))
+            and all(type(record.get(name, 0)) is int for name in ("evidence", "evidence_found"))
+            and isinstance(record.get("measure"), str | None)
         )
     except DAMAGES:
         return None
     return record if whole else None
+
+
+def _holds(entry: dict[str, Any], kinds: dict[str, Any]) -> bool:
+    """Whether an object has fields of these kinds. Raises KeyError where it lacks one. A bool is no whole number."""
+    return all(
+        isinstance(entry[name], kind) and (kind is bool or kind == bool | None or not isinstance(entry[name], bool))
+        for name, kind in kinds.items()
+    )
 
 
 def fingerprint(files: Iterable[Path]) -> str:

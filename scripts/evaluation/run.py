@@ -19,7 +19,8 @@ from functools import cached_property, partial
 from itertools import islice
 
 import torch
-from tasks import NO_EVIDENCE, Question, score
+from tasks import NO_EVIDENCE, Question, main_measure, score
+from tasks.notes import evidence_found, evidence_sentences, is_useful, same_words
 
 from evaluation.ahead import ahead
 from evaluation.progress import Progress
@@ -29,6 +30,7 @@ from evaluation.workers import side_by_side
 from model.errors import DoesNotFit
 from weights import Checkpoint
 from wim.budget import Plan, make_plan
+from wim.events import Margin
 from wim.loop import WiM
 from wim.prompts import Prompts
 from wim.reader import Reader
@@ -52,7 +54,7 @@ class Setup:
     compiled: bool = False
 
     def finished(self, cell: Cell, results: Results) -> frozenset[int]:
-        """The documents of which every answer is there. How many questions a file's document has, only the file knows."""
+        """The documents of which every answer is there. Only a file itself knows how many questions its documents have."""
         if self.source.data is not None:
             return frozenset()
         each = range(self.source.questions_each(cell))
@@ -277,14 +279,10 @@ class Asked:
             "target": self.question.target,
             "answer": done.answer,
             "scores": score(self.question, done.answer),
+            "measure": main_measure(self.question),
         }
         if pattern == "wim":
-            record["margins"] = [
-                {"chunk": margin.chunk, "text": margin.text}
-                | self._judged(margin.chunk, margin.relevant, margin.probability)
-                | {"word_for_word": _same_words(margin.text, self.gold[margin.chunk])}
-                for margin in done.margins
-            ]
+            record |= self._margins(done.margins)
         if pattern == "rag":
             threshold = self.wim.settings.threshold
             probabilities = self.wim.relevance[self.question.query]
@@ -292,13 +290,24 @@ class Asked:
             seconds["verdicts"] = round(judged_seconds, 4)
         return record | {"document_tokens": self.wim.plan.document_tokens, "tokens": done.tokens, "seconds": seconds}
 
+    def _margins(self, margins: list[Margin]) -> AnswerRecord:
+        """The margins, each judged; and how much of the evidence those hold that went into the final prompt."""
+        told = evidence_sentences(self.item.document, self.question)
+        found = evidence_found(self.question, told, [margin.text for margin in margins if margin.relevant])
+        judged = [
+            {"chunk": margin.chunk, "text": margin.text}
+            | self._judged(margin.chunk, margin.relevant, margin.probability)
+            | {
+                "word_for_word": same_words(margin.text, self.gold[margin.chunk]) if told else None,
+                "useful": is_useful(margin.text, self.question, told) if told else None,
+            }
+            for margin in margins
+        ]
+        return {"margins": judged, "evidence": len(told), "evidence_found": found}
+
     def _judged(self, chunk: int, relevant: bool, probability: float | None) -> AnswerRecord:
         """A verdict, and the one that would be right: a chunk is relevant when there is evidence in it."""
         gold = self.gold[chunk]
         rounded = None if probability is None else round(probability, 4)
         right = None if gold is None else relevant == (gold != NO_EVIDENCE)
         return {"relevant": relevant, "probability": rounded, "gold": gold, "verdict_right": right}
-
-
-def _same_words(text: str, gold: str | None) -> bool | None:
-    return None if gold is None else text.split() == gold.split()

@@ -14,7 +14,9 @@ from functools import cache
 from tasks import NEEDLE_TASKS, STORY_TASKS, Background, Document, Question, make_document, read_examples
 from tasks.common_words import COMMON_WORDS_TASKS
 
+from model.errors import DoesNotFit
 from weights import Checkpoint, Tokenizer
+from wim.budget import check_length
 from wim.chunks import Chunk, split_document
 
 TASK_GROUPS = (STORY_TASKS, NEEDLE_TASKS, COMMON_WORDS_TASKS)
@@ -32,12 +34,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Item:
-    """One document of a cell; `number` counts them from 0."""
+    """One document of a cell.
+
+    number: counts them from 0
+    chunks: None where the document is far too long to be read
+    """
 
     cell: Cell
     number: int
     document: Document
-    chunks: list[Chunk]
+    chunks: list[Chunk] | None
 
     def questions(self, most: int) -> list[tuple[int, Question]]:
         """The first questions of each of the cell's tasks, at most `most`, numbered from 0 within their task."""
@@ -155,13 +161,17 @@ class Work:
 
     def __call__(self) -> Iterator[tuple[Cell, Item | None]]:
         """Every cell's documents, and None at the end of the cell."""
-        tokenizer = Checkpoint.open(self.model, self.revision).tokenizer
+        checkpoint = Checkpoint.open(self.model, self.revision)
         for cell in self.cells:
             skip = self.skip.get(cell, frozenset())
             if len(skip) < self.n_documents:
-                for number, document in self.source.documents(cell, tokenizer, skip):
+                for number, document in self.source.documents(cell, checkpoint.tokenizer, skip):
                     if number >= self.n_documents:
                         break
-                    chunks = split_document(document.text, tokenizer, self.chunk_tokens)
+                    try:
+                        check_length(document.text, checkpoint)
+                        chunks = split_document(document.text, checkpoint.tokenizer, self.chunk_tokens)
+                    except DoesNotFit:  # who plans to read it will say so
+                        chunks = None
                     yield cell, Item(cell, number, document, chunks)
             yield cell, None

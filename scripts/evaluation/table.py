@@ -1,7 +1,7 @@
-"""From answers to numbers: what a pattern scores, by how much two differ, how many margins are right.
+"""From answers to numbers: what a pattern scores, and by how much two differ.
 
 The unit is the document: questions about one document are averaged first, so that an interval counts each document once.
-Values are in percent, with the 95% interval of the mean.
+Values are in percent, with the 95% interval of the mean. Three patterns and their difference fit in 100 columns.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks import NO_EVIDENCE, bootstrap, interval
+from tasks import TASKS, bounded_bootstrap, interval
+from tasks.scores import MEASURES
 
 from evaluation.results import AnswerRecord
 from evaluation.source import Cell
 
 # Questions that ask for more than one fact: what margins are for.
 SEVERAL_FACTS = ("two_facts", "listing", "counting")
+MEAN_LABEL = "mean of several"
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,26 @@ class Estimate:
     high: float
     n: int
 
-    def percent(self, sign: str = "") -> str:
-        mean, low, high = (format(100 * value, f"{sign}.1f") for value in (self.mean, self.low, self.high))
-        return f"{mean} ({low} to {high})"
+    def percent(self) -> str:
+        """As "75 (60-86)"."""
+        return f"{100 * self.mean:.0f} ({100 * self.low:.0f}-{100 * self.high:.0f})"
+
+    def points(self) -> str:
+        """Of a difference, as "+3.8 (-1..+8)"."""
+        return f"{100 * self.mean:+.1f} ({100 * self.low:+.0f}..{100 * self.high:+.0f})"
 
 
 def document_scores(
-    records: Iterable[AnswerRecord], tasks: Sequence[str], length: int | None, pattern: str
+    records: Iterable[AnswerRecord], tasks: Sequence[str], length: int | None, pattern: str, measure: str = "score"
 ) -> dict[int, float]:
-    """For each document of which all these tasks were answered, the mean over the tasks of the mean over the questions."""
+    """For each document of which all these tasks were answered, the mean over the tasks of the mean over the questions.
+
+    measure: a name among the record's scores; "score" is the main one of the task
+    """
     found: dict[int, dict[str, list[float]]] = {}
     for record in records:
         if record["task"] in tasks and record["length"] == length and record["pattern"] == pattern:
-            found.setdefault(record["document"], {}).setdefault(record["task"], []).append(record["scores"]["score"])
+            found.setdefault(record["document"], {}).setdefault(record["task"], []).append(record["scores"][measure])
     return {
         document: _mean(_mean(scores) for scores in by_task.values())
         for document, by_task in sorted(found.items())
@@ -48,104 +57,96 @@ def document_scores(
     }
 
 
-def estimate(records: list[AnswerRecord], tasks: Sequence[str], length: int | None, pattern: str) -> Estimate | None:
+def estimate(
+    records: list[AnswerRecord], tasks: Sequence[str], length: int | None, pattern: str, measure: str = "score"
+) -> Estimate | None:
     """What a pattern scores; None before the first answer."""
-    values = list(document_scores(records, tasks, length, pattern).values())
+    values = list(document_scores(records, tasks, length, pattern, measure).values())
     return Estimate(_mean(values), *interval(values), len(values)) if values else None
 
 
 def difference(
-    records: list[AnswerRecord], tasks: Sequence[str], length: int | None, pair: tuple[str, str]
+    records: list[AnswerRecord],
+    tasks: Sequence[str],
+    length: int | None,
+    pair: tuple[str, str],
+    measure: str = "score",
 ) -> Estimate | None:
     """By how much the first pattern scores more than the second, document by document."""
-    first, second = (document_scores(records, tasks, length, pattern) for pattern in pair)
+    first, second = (document_scores(records, tasks, length, pattern, measure) for pattern in pair)
     values = [first[document] - second[document] for document in first if document in second]
-    return Estimate(_mean(values), *bootstrap(values), len(values)) if values else None
-
-
-def margin_counts(records: Iterable[AnswerRecord], task: str, length: int | None) -> dict[str, tuple[int, int]]:
-    """How many are right, of how many: margins of chunks with and without evidence (word for word), verdicts on margins,
-    and `rag`'s on chunks (relevant if and only if there is evidence)."""
-    right: dict[str, list[bool]] = {name: [] for name in ("with", "without", "verdicts", "chunks")}
-    for record in records:
-        if record["task"] != task or record["length"] != length:
-            continue
-        for margin in record.get("margins", ()):
-            if margin["gold"] is not None:
-                right["without" if margin["gold"] == NO_EVIDENCE else "with"].append(margin["word_for_word"])
-                if margin["probability"] is not None:
-                    right["verdicts"].append(margin["verdict_right"])
-        right["chunks"] += [c["verdict_right"] for c in record.get("chunks", ()) if c["verdict_right"] is not None]
-    return {name: (sum(values), len(values)) for name, values in right.items()}
+    return Estimate(_mean(values), *bounded_bootstrap(values, -1.0, 1.0), len(values)) if values else None
 
 
 class ScoreTable:
-    """Rows as text, ready to be printed one after another: a row for each task and length, a column for each pattern."""
+    """Rows as text, ready to be printed one after another: a row for each task and length, a column for each pattern.
+
+    Of a file's questions that are not scored by it, a second row gives the F1 of the words, which punishes long answers.
+    """
 
     def __init__(self, cells: Iterable[Cell], patterns: Sequence[str]):
         self.patterns = patterns
         self.pair = ("wim", "llm") if {"wim", "llm"} <= set(patterns) else None
-        labels = [
-            "task",
-            *(task for cell in cells for task in cell.tasks),
-            *(label for c in cells if (label := _average(c))),
-        ]
-        self.widths = [max(map(len, labels)), 6, 9, *(22 for _ in patterns), *([25] if self.pair else [])]
+        labels = ["  token F1", *(task for cell in cells for task in cell.tasks)]
+        labels += [MEAN_LABEL for cell in cells if len(several_facts(cell)) > 1]
+        self.widths = [max(map(len, labels)), 6, 3, *(12 for _ in patterns), *([18] if self.pair else [])]
 
     def header(self) -> list[str]:
-        names = ["task", "tokens", "documents", *self.patterns, *([" - ".join(self.pair)] if self.pair else [])]
-        return [_line(names, self.widths), "|".join(["", *("-" * (width + 2) for width in self.widths), ""])]
+        return head(["task", "tokens", "n", *self.patterns, *([" - ".join(self.pair)] if self.pair else [])], self.widths)
 
     def rows(self, records: list[AnswerRecord], cell: Cell) -> list[str]:
         """A row for each of the cell's tasks, and one for the average of those that ask for several facts."""
-        groups = [(task, (task,)) for task in cell.tasks]
-        if label := _average(cell):
-            groups.append((label, several_facts(cell)))
-        return [self._row(label, records, tasks, cell.length) for label, tasks in groups]
-
-    def _row(self, label: str, records: list[AnswerRecord], tasks: Sequence[str], length: int | None) -> str:
-        estimates = [estimate(records, tasks, length, pattern) for pattern in self.patterns]
-        n = max((found.n for found in estimates if found), default=0)
-        columns = [label, _length(length), str(n), *(found.percent() if found else "" for found in estimates)]
-        if self.pair:
-            found = difference(records, tasks, length, self.pair)
-            columns.append(found.percent("+") if found else "")
-        return _line(columns, self.widths)
-
-
-def margin_table(records: list[AnswerRecord], cells: Iterable[Cell]) -> list[str]:
-    """How right margins and verdicts are, a row for each task and length whose evidence is known."""
-    names = ["task", "tokens", "margins of chunks with a fact", "without", "verdicts on margins", "rag: verdicts on chunks"]
-    rows = []
-    for cell in cells:
+        rows = []
         for task in cell.tasks:
-            counts = margin_counts(records, task, cell.length)
-            if any(n for _, n in counts.values()):
-                rows.append([task, _length(cell.length), *(_share(*counts[name]) for name in counts)])
-    widths = [max(len(row[i]) for row in [names, *rows]) for i in range(len(names))]
-    head = [_line(names, widths), "|".join(["", *("-" * (width + 2) for width in widths), ""])]
-    return [*head, *(_line(row, widths) for row in rows)] if rows else []
+            rows.append(self._row(task, records, (task,), cell.length, "score"))
+            if task not in TASKS and has_word_f1(records, task):
+                rows.append(self._row("  token F1", records, (task,), cell.length, "token_f1"))
+        if len(several_facts(cell)) > 1:
+            rows.append(self._row(MEAN_LABEL, records, several_facts(cell), cell.length, "score"))
+        return rows
+
+    def _row(self, label: str, records: list[AnswerRecord], tasks: Sequence[str], length: int | None, measure: str) -> str:
+        estimates = [estimate(records, tasks, length, pattern, measure) for pattern in self.patterns]
+        n = max((found.n for found in estimates if found), default=0)
+        columns = [label, length_label(length), str(n), *(found.percent() if found else "" for found in estimates)]
+        if self.pair:
+            found = difference(records, tasks, length, self.pair, measure)
+            columns.append(found.points() if found else "")
+        return line(columns, self.widths)
+
+
+def has_word_f1(records: Iterable[AnswerRecord], task: str) -> bool:
+    """Whether the answers of a task are texts that something else than the F1 of their words is the main score of."""
+    own = [record for record in records if record["task"] == task]
+    return bool(own) and all(
+        record.get("measure") in ("contained_match", "recall_all") and "token_f1" in record["scores"] for record in own
+    )
+
+
+def measures(records: Iterable[AnswerRecord], cells: Sequence[Cell]) -> list[str]:
+    """A line for each measure: what the score of which tasks is."""
+    by_measure: dict[str, dict[str, None]] = {}
+    for record in records:
+        by_measure.setdefault(record.get("measure"), {})[record["task"]] = None
+    lines = [f"{', '.join(tasks)}: {MEASURES[name]}" for name, tasks in by_measure.items() if name in MEASURES]
+    several = next((several_facts(cell) for cell in cells if len(several_facts(cell)) > 1), ())
+    return [*lines, *([f"{MEAN_LABEL}: {', '.join(several)}"] if several else [])]
 
 
 def several_facts(cell: Cell) -> tuple[str, ...]:
     return tuple(task for task in cell.tasks if task in SEVERAL_FACTS)
 
 
-def _average(cell: Cell) -> str | None:
-    """The label of the row that averages over tasks; None where there is nothing to average."""
-    tasks = several_facts(cell)
-    return f"mean of {', '.join(tasks)}" if len(tasks) > 1 else None
-
-
-def _length(length: int | None) -> str:
+def length_label(length: int | None) -> str:
     return "own" if length is None else str(length)
 
 
-def _share(right: int, n: int) -> str:
-    return f"{100 * right / n:.1f} ({right}/{n})" if n else ""
+def head(names: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [line(names, widths), "|".join(["", *("-" * (width + 2) for width in widths), ""])]
 
 
-def _line(columns: Sequence[str], widths: Sequence[int]) -> str:
+def line(columns: Sequence[str], widths: Sequence[int]) -> str:
     """A row of a Markdown table."""
     return "| " + " | ".join(column.ljust(width) for column, width in zip(columns, widths, strict=True)) + " |"
 

@@ -23,6 +23,7 @@ class Question:
     evidence: the character spans of the sentences that bear on the question, in document order; empty where the source
         does not tell
     alternatives: other answers that count as right
+    choices: what can be chosen, as `query` shows it; `target` is then the letter of the right one, A for the first
     """
 
     task: str
@@ -30,6 +31,7 @@ class Question:
     target: str | tuple[str, ...]
     evidence: tuple[Span, ...] = ()
     alternatives: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -38,7 +40,7 @@ class Question:
 
     @property
     def answer(self) -> str:
-        """The text that a model should reply."""
+        """The text of the right reply."""
         return ", ".join(self.targets)
 
 

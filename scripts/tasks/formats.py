@@ -6,17 +6,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.errors import InputError
-from tasks.document import Document, Question
+from tasks.document import Document
 from tasks.passages import Passage, assemble, lengthened
 from tasks.published import hotpotqa, multihop_corpus, multihop_rag, squad
-from tasks.records import Record, checked, filled, load_records
+from tasks.records import Record, load_records
+from tasks.whole_texts import longbench, longbench_v2, plain, ruler
 
 FORMATS = {
-    "plain": "JSON or JSON lines with context, query and target (BABILong: input, question and target)",
+    "plain": "JSON or JSON lines with context, query and target or answers (BABILong: input, question and target)",
     "hotpotqa": "the published training and distractor files of HotpotQA, or as JSON from hf.co",
     "multihop_rag": "MultiHopRAG.json of MultiHop-RAG, with its corpus.json",
     "squad": "the published files of SQuAD 1.1 and 2.0, or as JSON from hf.co",
+    "longbench": "the question-answering files of LongBench",
+    "longbench_v2": "data.json of LongBench v2",
+    "ruler": "the files that RULER generates",
 }
+WHOLE_TEXTS = {"plain": plain, "longbench": longbench, "longbench_v2": longbench_v2, "ruler": ruler}
 
 
 def read_examples(
@@ -33,7 +38,7 @@ def read_examples(
     format: one of FORMATS; None to go by the fields of the first record
     corpus: the file of MultiHop-RAG's articles; None for corpus.json beside the file
     n_tokens: lengthen every document to about so many tokens, as `count_tokens` counts them, with passages of other
-        questions (not for "plain"); questions whose own passages are longer are left out
+        questions (not for WHOLE_TEXTS); questions whose own passages are longer are left out
     seed: chooses and mixes these passages
     Raises InputError when the file cannot be read, or a record lacks something; the message names the file, the record
     and the field.
@@ -44,10 +49,13 @@ def read_examples(
         raise TypeError("n_tokens needs count_tokens")
     records = load_records(path)
     format = format or _guess(records[0])
-    if format == "plain":
+    if format in WHOLE_TEXTS:
         if n_tokens is not None:
-            raise InputError(f"A length of {n_tokens} tokens is asked for, but 'plain' documents have their own; omit it.")
-        yield from [_plain(record) for record in records]  # all of them first: a wrong one is told before work begins
+            raise InputError(
+                f"A length of {n_tokens} tokens is asked for, but {format!r} documents have their own; omit it."
+            )
+        # All of them first: a wrong one is told before work begins.
+        yield from [WHOLE_TEXTS[format](record) for record in records]
         return
 
     pool: list[Passage] = []
@@ -85,25 +93,15 @@ def _guess(first: Record) -> str:
         return "multihop_rag"
     if first.has("supporting_facts") or isinstance(first.value.get("context"), list):
         return "hotpotqa"
+    if first.has("choice_A"):
+        return "longbench_v2"
+    if first.has("outputs") and first.has("input"):
+        return "ruler"
+    if (
+        first.has("answers")
+        and first.has("input")
+        and first.has("context")
+        and not (first.has("query") or first.has("question"))
+    ):
+        return "longbench"
     return "plain"
-
-
-def _plain(record: Record) -> Document:
-    """The document of a record that holds a text, a question on it and the target.
-
-    Such are the records of BABILong (Kuratov et al. 2024, arXiv 2406.10149; fields input, question, target), the examples
-    published with Writing in the Margins (github.com/writer/writing-in-the-margins; context, query, target), and others
-    like them. A target that is a list makes the answer a list; a number is taken as its digits.
-    """
-    text = record.text("context", "input")
-    query = record.text("query", "question").strip()
-    name = record.name("target", "answer")
-    value, where = record.value[name], f"{record.where}, field {name!r}"
-    target: str | tuple[str, ...]
-    if isinstance(value, list) and value:
-        places = [f"{record.where}, {name}[{i}]" for i in range(len(value))]
-        target = tuple(filled(checked(item, str, place), place).strip() for item, place in zip(value, places, strict=True))
-    else:
-        value = str(value) if type(value) is int else value
-        target = filled(checked(value, str, where), where).strip()
-    return Document(text, (Question("plain", query, target),))

@@ -108,7 +108,7 @@ def _facts(
                 rng.shuffle(found)
             return world.texts, [choices[task].pop() for task in wanted]
     raise InputError(
-        f"No {n_facts} statements were found that allow the questions {', '.join(wanted)}; "
+        f"No {n_facts} statements were found that allow {len(wanted)} questions ({', '.join(dict.fromkeys(wanted))}); "
         "ask for more statements or fewer questions."
     )
 

@@ -13,6 +13,7 @@ from model.errors import InputError
 from tasks.document import Question
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+WHOLE_ANSWERS = (["yes"], ["no"], ["noanswer"])
 _LIST_BORDER = re.compile(r",|;|\n|\band\b|(?:^|(?<=\s))\d{1,2}[.)]\s", re.IGNORECASE)
 
 
@@ -42,10 +43,10 @@ def token_f1(answer: str, target: str) -> float:
     """The harmonic mean of precision and recall of the words shared, counted with repetition, after `normalize`.
 
     SQuAD's F1 (arXiv 1606.05250, section 6.1). Where one has no words it is 1 if both have none, as in the script of
-    SQuAD 2.0.
+    SQuAD 2.0; and "yes" and "no" are right only alone, as in HotpotQA's.
     """
     found, wanted = normalize(answer).split(), normalize(target).split()
-    if not found or not wanted:
+    if not found or not wanted or found in WHOLE_ANSWERS or wanted in WHOLE_ANSWERS:
         return float(found == wanted)
     return _f1((Counter(found) & Counter(wanted)).total(), len(found), len(wanted))
 
@@ -73,12 +74,49 @@ def recall_all(answer: str, targets: Sequence[str]) -> float:
     return sum(target.lower() in answer.lower() for target in targets) / len(targets)
 
 
+def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
+    """The letter that the answer to a question with choices chooses; None where it chooses none, or several.
+
+    "The correct answer is (B)", as the script of LongBench v2 reads it (Bai et al. 2024, arXiv 2412.15204); else the one
+    letter in brackets, the letter that the answer begins with, or the choice that it repeats.
+    """
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
+    text = answer.replace("*", "").strip()
+    if said := re.search(rf"(?i:correct answer is):?\s*\(?([{letters}])\b", text):
+        return said[1]
+    if bracketed := set(re.findall(rf"\(([{letters}])\)", text)):
+        return bracketed.pop() if len(bracketed) == 1 else None
+    if first := re.match(rf"([{letters}])(?:[.:)]|$|\n)", text):
+        return first[1]
+    repeated = [letter for letter, choice in zip(letters, choices, strict=True) if exact_match(text, choice)]
+    return repeated[0] if len(repeated) == 1 else None
+
+
 def _f1(shared: int, found: int, wanted: int) -> float:
     return 2 * shared / (found + wanted) if shared else 0.0
 
 
 # Tasks not named here: list F1 where the answer is a list, contained match where it is not.
-MAIN_MEASURE = {"needles_several": "recall_all", "needles_values": "recall_all", "squad": "token_f1"}
+MAIN_MEASURE = {
+    "needles_several": "recall_all",
+    "needles_values": "recall_all",
+    "squad": "token_f1",
+    "longbench": "token_f1",
+    "longbench_v2": "chosen_letter",
+    "ruler": "recall_all",
+}
+MEASURES = {
+    "contained_match": "answers that contain the right one",
+    "token_f1": "F1 of the words of the answer",
+    "list_f1": "F1 of the items of the list",
+    "recall_all": "share of what is wanted that the answer contains",
+    "chosen_letter": "answers that choose the right letter",
+}
+
+
+def main_measure(question: Question) -> str:
+    """The name, in MEASURES, of what counts for a question."""
+    return MAIN_MEASURE.get(question.task, "contained_match" if isinstance(question.target, str) else "list_f1")
 
 
 def score(question: Question, answer: str) -> dict[str, float]:
@@ -86,12 +124,16 @@ def score(question: Question, answer: str) -> dict[str, float]:
 
     Where a question has alternatives, the best of them counts, as in SQuAD.
     """
-    if isinstance(question.target, str):
+    if question.choices:
+        result = {
+            "exact_match": exact_match(answer, question.target),
+            "chosen_letter": float(chosen_letter(answer, question.choices) == question.target),
+        }
+    elif isinstance(question.target, str):
         right = (question.target, *question.alternatives)
         measures = (exact_match, contained_match, token_f1)
         result = {measure.__name__: max(measure(answer, target) for target in right) for measure in measures}
         result["recall_all"] = max(recall_all(answer, [target]) for target in right)
-        main = "contained_match"
     else:
         targets = question.target
         items = list_items(answer)
@@ -101,15 +143,14 @@ def score(question: Question, answer: str) -> dict[str, float]:
             "list_f1": list_f1(answer, targets),
             "recall_all": recall_all(answer, targets),
         }
-        main = "list_f1"
-    return {"score": result[MAIN_MEASURE.get(question.task, main)], **result}
+    return {"score": result[main_measure(question)], **result}
 
 
 def interval(scores: Sequence[float], *, n_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 95% confidence interval of the mean of the scores.
 
     For scores that are all 0 or 1 Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22:209-212), which stays
-    within [0, 1] and keeps a width when all are right. Otherwise (means of F1) `bootstrap`.
+    within [0, 1] and keeps a width when all are right. Otherwise (means of F1) `bounded_bootstrap` within 0 and 1.
     """
     n = len(scores)
     if n == 0:
@@ -121,14 +162,20 @@ def interval(scores: Sequence[float], *, n_resamples: int = 2000, seed: int = 0)
         half = z * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
         low, high = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
         return max(0.0, low), min(1.0, high)
-    return bootstrap(scores, n_resamples=n_resamples, seed=seed)
+    return bounded_bootstrap(scores, 0.0, 1.0, n_resamples=n_resamples, seed=seed)
 
 
-def bootstrap(values: Sequence[float], *, n_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95% confidence interval of the mean of any values, such as differences between two patterns.
+def bounded_bootstrap(
+    values: Sequence[float], lowest: float, highest: float, *, n_resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95% confidence interval of the mean of values that lie between two bounds, such as differences of two patterns.
 
-    The percentile bootstrap (Efron 1979, Ann. Stat. 7:1-26), seeded.
+    The percentile bootstrap (Efron 1979, Ann. Stat. 7:1-26), seeded; but never narrower than what so few values can tell.
+    Of n values, all of one kind, another kind can have a share of 1 - 0.025^(1/n) in truth (Clopper and Pearson 1934,
+    Biometrika 26:404-413), so much of the mean may lie at either bound.
     """
     rng, n = random.Random(seed), len(values)
     means = sorted(math.fsum(rng.choices(values, k=n)) / n for _ in range(n_resamples))
-    return means[int(0.025 * n_resamples)], means[math.ceil(0.975 * n_resamples) - 1]
+    mean, unseen = math.fsum(values) / n, 1 - 0.025 ** (1 / n)
+    low, high = ((1 - unseen) * mean + unseen * bound for bound in (min(lowest, *values), max(highest, *values)))
+    return min(low, means[int(0.025 * n_resamples)]), max(high, means[math.ceil(0.975 * n_resamples) - 1])

@@ -37,3 +37,10 @@ def sentence_around(text: str, start: int, end: int) -> Span:
             last = border.start()
             break
     return first, last
+
+
+def sentences_within(text: str, start: int, end: int) -> list[Span]:
+    """The spans of the sentences of the characters [start, end), which begin and end with a sentence."""
+    borders = list(SENTENCE_BREAK.finditer(text, start, end))
+    starts, ends = [start, *(border.end() for border in borders)], [*(border.start() for border in borders), end]
+    return [span for span in zip(starts, ends, strict=True) if span[0] < span[1]]

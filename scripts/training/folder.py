@@ -7,12 +7,14 @@ tokenizer.model     SentencePiece BPE with bytes for what it has no piece for (p
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,29 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"The folder {folder} cannot be written to ({error.strerror}); give another one.") from None
 
 
+@contextmanager
+def in_one_move(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place in the end: there is never half a file.
+
+    Raises InputError where it cannot be written; the half file is gone then, and what was at `path` stays.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        os.replace(beside, path)
+    except KeyboardInterrupt:
+        beside.unlink(missing_ok=True)
+        raise
+    except Exception as error:  # torch, safetensors and tokenizers have exceptions of their own for a full disk
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(
+            f"{path} cannot be written ({reason}); check the free space, and go on with --resume where a state was saved."
+        ) from None
+
+
 def _without_tokenizer(folder: Path) -> None:
     """Make the folder, and remove a tokenizer of another kind that a run left there: it might be read instead."""
     make_folder(folder)
@@ -141,7 +166,8 @@ def _train_byte_level(folder: Path, texts: Iterable[str], vocab_size: int, qwen2
     if qwen2:
         tokenizer.pre_tokenizer, tokenizer.normalizer = split_at(QWEN2_PIECES), normalizers.NFC()
     _without_tokenizer(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    with in_one_move(folder / "tokenizer.json") as beside:
+        tokenizer.save(str(beside))
     return {token: tokenizer.token_to_id(token) for token in (BOS, *CONTROL_TOKENS)}
 
 
@@ -168,7 +194,8 @@ def _train_sentencepiece(folder: Path, texts: Iterable[str], vocab_size: int) ->
         reason = str(error).rpartition("] ")[2].rstrip(".")
         raise InputError(f"No {n_pieces} pieces can be learnt ({reason}); change vocab_size, or give more text.") from None
     _without_tokenizer(folder)
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    with in_one_move(folder / "tokenizer.model") as beside:
+        beside.write_bytes(model.getvalue())
     return {BOS: 1, **{token: n_pieces + i for i, token in enumerate(CONTROL_TOKENS)}}
 
 
@@ -207,22 +234,28 @@ def write_config(family: str, folder: Path, sizes: dict[str, Any] | None = None)
 
 
 def write_weights(model: CausalLM, folder: Path) -> None:
-    """Write model.safetensors in bfloat16, in one move, so that there is never half a file."""
+    """Write model.safetensors in bfloat16. Raises InputError where the disk is full, say."""
     tensors = model.state_dict()
     if model.config.tie_word_embeddings:
         tensors.pop("lm_head.weight")  # it is the embedding
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-    beside = folder / "model.safetensors.part"
-    save_file(tensors, beside, metadata={"format": "pt"})
-    beside.chmod(0o644)  # save_file lets only its owner read it
-    os.replace(beside, folder / "model.safetensors")
+    with in_one_move(folder / "model.safetensors") as beside:
+        save_file(tensors, beside, metadata={"format": "pt"})
+        beside.chmod(0o644)  # save_file lets only its owner read it
+
+
+def tokenizer_fingerprint(folder: Path) -> str | None:
+    """A short name for the tokenizer of a folder; None where there is none."""
+    files = [folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).is_file()]
+    return hashlib.sha256(files[0].read_bytes()).hexdigest()[:16] if files else None
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
     _without_tokenizer(folder)
     for name in TOKENIZER_FILES:
         if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
+            with in_one_move(folder / name) as beside:
+                shutil.copyfile(source / name, beside)
 
 
 def read_weights(model: CausalLM, folder: Path) -> None:
@@ -242,4 +275,5 @@ def read_weights(model: CausalLM, folder: Path) -> None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with in_one_move(path) as beside:
+        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

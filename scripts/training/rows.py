@@ -1,4 +1,4 @@
-"""Trees packed into rows of one length, and batches of such rows made by worker processes.
+"""Trees laid into rows of one length, and batches of such rows made by worker processes.
 
 A batch is a function of the seed and the number of the step alone. So a run that was interrupted goes on with the
 batches that it would have had, and it does not matter how many workers make them.
@@ -21,7 +21,7 @@ FIELDS = ("tokens", "targets", "kinds", "positions", "begin", "start", "cut")
 TOKENS, TARGETS, KINDS_OF_TARGETS, POSITIONS, BEGIN, START, CUT = range(len(FIELDS))
 
 
-def pack(next_tree: Callable[[], Tree], n_rows: int, row_length: int) -> Tensor:
+def fill_rows(next_tree: Callable[[], Tree], n_rows: int, row_length: int) -> Tensor:
     """Rows full of trees, (len(FIELDS), n_rows, row_length) int32.
 
     As many trees are drawn as would fill the rows, and placed the largest first. What fits nowhere whole loses
@@ -103,7 +103,7 @@ class TreeSource:
 
 
 class Batches(IterableDataset):
-    """Batches from step `first` on, without end; see `pack`. Worker w of W makes every W-th of them."""
+    """Batches from step `first` on, without end; see `fill_rows`. Worker w of W makes every W-th of them."""
 
     def __init__(self, source: TreeSource, n_rows: int, row_length: int, seed: int, first: int = 0):
         self.source, self.n_rows, self.row_length = source, n_rows, row_length
@@ -112,7 +112,7 @@ class Batches(IterableDataset):
     def batch(self, step: int) -> Tensor:
         """The batch of one step, (len(FIELDS), n_rows, row_length) int32."""
         rng = random.Random(f"{self.seed}-{step}")
-        return pack(lambda: self.source.tree(rng), self.n_rows, self.row_length)
+        return fill_rows(lambda: self.source.tree(rng), self.n_rows, self.row_length)
 
     def __iter__(self) -> Iterator[Tensor]:
         worker = get_worker_info()

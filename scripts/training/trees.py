@@ -32,7 +32,7 @@ class Tokenizer(TextEncoder, Protocol):
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens in a row of their own kind.
+    """Consecutive tokens: a document, or a branch of it.
 
     kind: of the tokens that are learnt
     ids: prompt and what is learnt, one after the other

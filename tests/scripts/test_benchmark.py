@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-SMALL = ["--tokens", "300", "--chunk-tokens", "128", "--margin-tokens", "3", "--answer-tokens", "3"]
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import benchmark  # noqa: E402
+
+SMALL = ["--tokens", "300", "--chunk-tokens", "128", "--margin-tokens", "3", "--answer-tokens", "3", "--device", "cpu"]
 
 
-def benchmark(*arguments):
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--device", "cpu", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-
-
-def test_all_measurements_run_and_are_written(tmp_path):
-    ended = benchmark("--model", "demo-llama", *SMALL, "--json", str(tmp_path / "results.json"))
-    assert ended.returncode == 0, ended.stderr
+def test_all_measurements_run_and_are_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(benchmark.CEILING_SIZES, "other", (1 << 20, 64))
+    assert benchmark.main(["--model", "demo-llama", *SMALL, "--json", str(tmp_path / "results.json")]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["tokens"] for row in results["lengths"][:-1]] == [128, 300]
+    assert results["lengths"][-1]["rollback_us"] > 0
     runs = results["runs"]
     assert [name.split(",")[0].split()[0] for name in runs] == ["llm", "wim", "wim", "transformers", "transformers"]
     assert all(run["total_s"] > 0 for run in runs.values())
-    assert ended.stdout.count("times the seconds of llm") == 2  # a line of ratios for each window
+    assert capsys.readouterr().out.count("times the seconds of llm") == 2  # a line of ratios for each window
 
 
-def test_bad_input_gets_a_sentence():
-    ended = benchmark("--windows", "1,two")
-    sentence = "error: --windows is 'two'; give a number of chunks from 1 up, or all.\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", sentence)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--windows", "1,two"], "--windows is 'two'; give a number of chunks from 1 up, or all."),
+        (["--tokens", "1" + 20 * "0"], "the model has 12288 positions; give less."),
+        (["--tokens", "9" * 5000], "argument --tokens: invalid int value"),
+        (["--tokens", "0"], "--tokens is 0"),
+        (["--margin-tokens", "1" + 20 * "0"], "lower --margin-tokens or --answer-tokens"),
+        (["--answer-tokens", "1" + 20 * "0"], "lower --margin-tokens or --answer-tokens"),
+        (["--shapes", "llama-3.1-8b", "--tokens", "200000"], "the model has 131072 positions"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_bad_input_gets_a_sentence_before_work(options, words, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "load", None)
+    model = [] if "--shapes" in options else ["--model", "demo-llama"]
+    try:
+        code = benchmark.main([*model, "--device", "cpu", *options])
+    except SystemExit as stopped:  # the arguments
+        code = stopped.code
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith("error: ") and words in captured.err
+    assert captured.err.count("\n") == 1 and len(captured.err) < 700

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from weights_helpers import write_json
 from wim_helpers import QUERY, document, write_reader
 
+from model import InputError
 from scripts import generate
-from weights import Checkpoint
+from weights import Checkpoint, Tokenizer
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Rollback
 
 SMALL = ["--chunk-tokens", "60", "--margin-tokens", "8", "--answer-tokens", "7", "--device", "cpu", "--dtype", "float32"]
@@ -315,6 +316,81 @@ def test_bad_input_is_found_before_weights_are_read(files, capsys, monkeypatch):
     for name in ("empty document", "too long a document", "unknown dtype", "prompt without placeholder", "no classifier"):
         options, changes, _ = BAD[name]
         assert run(capsys, arguments(files, *changes, **options))[0] == 2, name
+
+
+def test_a_document_that_is_far_too_long_is_refused_without_reading_all_of_it(files, capsys, monkeypatch, tmp_path):
+    lengths = []
+    encode = Tokenizer.encode
+    monkeypatch.setattr(
+        Tokenizer, "encode", lambda self, text, **more: lengths.append(len(text)) or encode(self, text, **more)
+    )
+    (tmp_path / "huge.txt").write_text("Mary went to the garden. " * 400_000)
+    code, out, err = run(capsys, arguments(files, context=str(tmp_path / "huge.txt")))
+    assert (code, out) == (2, "") and "10000000 characters" in err and "has 2048 positions: shorten it" in err
+    assert max(lengths) < 100_000
+
+
+# How a script ends --------------------------------------------------------------------------------------------------------
+
+
+def fail(error):
+    def work():
+        print("progress", file=sys.stderr)
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "work, code",
+    [
+        (lambda: print("progress", file=sys.stderr), 0),
+        (fail(InputError("No.")), 2),
+        (fail(OSError(28, "No space left on device")), 2),
+        (fail(KeyboardInterrupt()), 130),
+    ],
+)
+def test_a_stderr_that_takes_nothing_changes_no_exit_code(work, code, monkeypatch):
+    with open("/dev/full", "w", buffering=1, encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert exit_code(work) == code
+        assert sys.stderr is full
+
+
+def test_ctrl_c_within_the_last_words(monkeypatch):
+    class Interrupting(io.StringIO):
+        def write(self, text):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stderr", Interrupting())
+    assert exit_code(fail(InputError("No."))) == 130
+
+
+@pytest.mark.parametrize(
+    "when, code",
+    [
+        ("import cli.start; os.kill(os.getpid(), signal.SIGINT)", 130),
+        (
+            "from cli.options import exit_code; code = exit_code(lambda: print('answer'));"
+            "os.kill(os.getpid(), signal.SIGINT); sys.exit(code)",
+            0,
+        ),
+    ],
+    ids=["importing", "answered"],
+)
+def test_ctrl_c_before_and_after_the_work_gives_no_traceback(when, code):
+    scripts = generate.DEMO_DOCUMENT.parent
+    begin = f"import os, signal, sys; __file__ = 'generate.py'; sys.path.insert(0, {str(scripts)!r}); "
+    begin += f"sys.argv = [{str(scripts / 'generate.py')!r}]; "
+    done = subprocess.run([sys.executable, "-c", begin + when], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout == ("answer\n" if code == 0 else "")
+
+
+@pytest.mark.parametrize("options", [["--threshold", "x" * 5000], ["--seed", "9" * 5000], ["--" + "x\n" * 3000]])
+def test_a_long_argument_gets_a_short_sentence(capsys, options):
+    code, out, err = run(capsys, options)
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ") and len(err) < 700
 
 
 # The command itself -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tasks import read_examples
+from tasks import read_examples, score
 
 from model.errors import InputError
 
@@ -84,6 +84,109 @@ def test_plain(tmp_path, value, target):
     assert (document.questions[0].query, document.questions[0].target) == ("Where is John?", target)
 
 
+PLAIN = {"context": "c", "query": "q", "target": "t"}
+LONGBENCH = {
+    "input": "Who wrote it? ",
+    "context": "Ann wrote it.",
+    "answers": ["Ann", "Ann B.", "Ann"],
+    "dataset": "hotpotqa_e",
+    "all_classes": None,
+    "length": 3,
+}
+CHOICES = {"choice_A": "Bob", "choice_B": "Ann ", "choice_C": "Eve", "choice_D": "Joe"}
+LONGBENCH_2 = {"context": "Ann wrote it.", "question": "Who wrote it?", "answer": "B", "difficulty": "easy", **CHOICES}
+RULER = {
+    "index": 0,
+    "input": "A special number for Oslo is 12.\nAnother is 34.\nWhat are all of them?",
+    "outputs": ["12", "34"],
+}
+RULER_QA = {
+    "input": "Answer the question based on the given documents. Only.\n\nAnn wrote it.\n\nQuestion: Who wrote it? Answer:",
+    "answer_prefix": " Answer:",
+    "outputs": ["Ann", "Ann B."],
+}
+
+
+def test_longbench(tmp_path):
+    (document,) = read(tmp_path, [LONGBENCH])
+    (question,) = document.questions
+    assert (document.text, question.task, question.query) == ("Ann wrote it.", "longbench", "Who wrote it?")
+    assert (question.target, question.alternatives) == ("Ann", ("Ann B.",))
+    assert score(question, "Ann B.")["score"] == 1 and score(question, "Ann wrote")["score"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("The correct answer is (B).", 1),
+        ("the **correct answer is B**", 1),
+        ("(B) Ann", 1),
+        ("B", 1),
+        ("B. Ann", 1),
+        ("Ann.", 1),
+        ("A", 0),
+        ("Both (A) and (B) are.", 0),
+        ("B is a letter", 0),
+        ("Bob", 0),
+        ("", 0),
+    ],
+)
+def test_longbench_2(tmp_path, answer, right):
+    (document,) = read(tmp_path, [LONGBENCH_2])
+    (question,) = document.questions
+    assert question.task == "longbench_v2" and question.query.startswith(
+        "Who wrote it?\nChoices:\n(A) Bob\n(B) Ann\n(C) Eve"
+    )
+    assert score(question, answer)["score"] == right
+
+
+def test_ruler(tmp_path):
+    (document,) = read(tmp_path, [RULER])
+    (question,) = document.questions
+    assert document.text == "A special number for Oslo is 12.\nAnother is 34." and question.query == "What are all of them?"
+    assert score(question, "They are 34 and 5.")["score"] == 0.5 and score(question, "12, 34")["score"] == 1
+    begun = RULER["input"] + " The special magic numbers for Oslo mentioned in the provided text are"
+    assert read(tmp_path, [RULER | {"input": begun}]) == [document]
+    (document,) = read(tmp_path, [RULER_QA])
+    (question,) = document.questions
+    assert question.query == "Who wrote it?" and "Ann wrote it." in document.text and "Who" not in document.text
+    assert score(question, "It was Ann")["score"] == 1  # either is right
+
+
+def test_plain_alternatives_and_evidence(tmp_path):
+    evidence_of = ["Film — Ann wrote\nit.  Bob sang.", "not there", "It rained."]
+    text = "It rained. Much.\n\nFilm — Ann wrote it. Bob sang.\n\nEnd."
+    common = {"context": text, "query": "Who wrote?", "evidence": evidence_of}
+    (one,) = read(tmp_path, [{**common, "answers": ["Ann", "Ann B."]}])
+    assert (one.questions[0].target, one.questions[0].alternatives) == ("Ann", ("Ann B.",))
+    assert evidence(one) == ["It rained.", "Film — Ann wrote it.", "Bob sang."]
+    (two,) = read(tmp_path, [{**common, "target": "Ann", "answers": ["Ann", "Ann B."]}])
+    assert two == one
+    assert score(one.questions[0], "Ann B.")["exact_match"] == 1
+    for other in ("a page", 3, [1, 2], None, []):
+        assert read(tmp_path, [{**common, "target": "Ann", "evidence": other}])[0].questions[0].evidence == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("choices", ["a", "b"]),
+        ("options", {"A": "a"}),
+        ("A", "one"),
+        ("choice_a", "one"),
+        ("option1", "one"),
+        ("answer_choices", ["a"]),
+        ("answer_aliases", ["a"]),
+        ("outputs", ["a"]),
+        ("endings", ["a", "b"]),
+    ],
+)
+def test_choices_that_cannot_be_scored_are_refused(tmp_path, name, value):
+    with pytest.raises(InputError, match=f"record 2: the field '{name}' looks like choices"):
+        read(tmp_path, [PLAIN, {**PLAIN, name: value}])
+    assert len(read(tmp_path, [{**PLAIN, name: None, "n_options": 4, "answer_start": 7, "id": "A", "title": "x"}])) == 1
+
+
 def test_json_lines_keep_their_order(tmp_path):
     lines = [json.dumps({"context": f"c\u2028{i}", "query": "q", "target": "t"}, ensure_ascii=False) for i in range(3)]
     assert [d.text for d in read(tmp_path, "\n".join(lines))] == ["c\u20280", "c\u20281", "c\u20282"]
@@ -162,9 +265,6 @@ def squad_answer(**changes):
     return value
 
 
-PLAIN = {"context": "c", "query": "q", "target": "t"}
-
-
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -194,6 +294,17 @@ PLAIN = {"context": "c", "query": "q", "target": "t"}
         (changed(PLAIN, target="-", answer=""), "field 'answer': this is empty"),
         (changed(PLAIN, context=""), "field 'context': this is empty"),
         (changed(PLAIN, query="\ud800"), "field 'query': the text holds half of a surrogate"),
+        (changed(PLAIN, answers="t"), "field 'answers': this is text, not a list"),
+        (changed(PLAIN, target=["a"], answers=["b"]), "alternatives to one text, and 'target' is a list"),
+        (changed(PLAIN, target="-", answers=[]), "field 'answers': this list is empty"),
+        (changed(PLAIN, target="-", answers=["a", ""]), r"answers\[1\]: this is empty"),
+        (changed(LONGBENCH, dataset="gov_report"), "LongBench's 'gov_report' has a measure of its own"),
+        (changed(LONGBENCH, all_classes=["a"]), "'all_classes' asks for one of some classes"),
+        (changed(LONGBENCH, answers=[]), "field 'answers': this list is empty"),
+        (changed(LONGBENCH_2, answer="E"), "'E' is none of A, B, C and D"),
+        (changed(LONGBENCH_2, choice_C="-"), "the field 'choice_C' is missing"),
+        (changed(RULER, input="All in one line?"), "a question on a line of its own is missing"),
+        (changed(RULER, outputs=[3]), r"outputs\[0\]: this is a whole number, not text"),
         (changed(HOTPOT, answer="-"), "record 1: the field 'answer' is missing"),
         (changed(HOTPOT, answer=None), "record 1: the field 'answer' is null"),
         (changed(HOTPOT, answer=""), "record 1, field 'answer': this is empty"),
@@ -243,8 +354,9 @@ def test_other_bad_input(tmp_path):
         list(read_examples(tmp_path / "latin.json"))
     with pytest.raises(InputError, match="no format 'xml'"):
         read(tmp_path, [PLAIN], "xml")
-    with pytest.raises(InputError, match="'plain' documents have their own"):
-        read(tmp_path, [PLAIN], n_tokens=100, count_tokens=len)
+    for record, format in ((PLAIN, "plain"), (LONGBENCH, "longbench"), (LONGBENCH_2, "longbench_v2"), (RULER, "ruler")):
+        with pytest.raises(InputError, match=f"'{format}' documents have their own"):
+            read(tmp_path, [record], n_tokens=100, count_tokens=len)
     write(tmp_path, CORPUS[:1], "corpus.json")
     with pytest.raises(InputError, match=r"evidence_list\[0\]: the corpus has no article 'u2'"):
         read(tmp_path, [MULTIHOP])

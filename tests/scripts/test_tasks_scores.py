@@ -39,6 +39,9 @@ def test_normalize():
         (token_f1, "dog", "cat", 0),
         (token_f1, "", "cat", 0),
         (token_f1, "the", "a", 1),
+        (token_f1, "Yes, they are", "yes", 0),  # as HotpotQA has it
+        (token_f1, "no", "no signal", 0),
+        (token_f1, "Yes.", "yes", 1),
         (list_f1, "school, the park and garden", ["park", "school", "garden"], 1),
         (list_f1, "1. park\n2. school\n", ["park", "school"], 1),
         (list_f1, "1. park 2. kitchen", ["park", "school"], 0.5),

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from training import corpus
 from training.context import BLOCK, TreeContext, block_mask, dense_mask, tiles
 from training.document_maker import Lengths
-from training.folder import FAMILIES, SIZES, copy_tokenizer, write_config, write_tokenizer, write_weights
+from training.folder import FAMILIES, SIZES, copy_tokenizer, make_config, write_config, write_tokenizer, write_weights
 from training.objective import kind_weights, objective
 from training.optimizer import initialise, lr_factor, make_optimizers
-from training.rows import BEGIN, CUT, KINDS_OF_TARGETS, START, TARGETS, TOKENS, Batches, batch_loader, pack
+from training.rows import BEGIN, CUT, KINDS_OF_TARGETS, START, TARGETS, TOKENS, Batches, batch_loader, fill_rows
+from training.trainer import Run
 from training.trees import LLM, MARGIN, NO_MARGIN, NONE, TEXT, VERDICT, WIM, Segment, Tree
 
 from model import InputError, KVCache, build_model
@@ -109,7 +110,7 @@ def segments(batch: torch.Tensor) -> list[tuple[int, int, int]]:
 def test_the_mask_is_its_definition():
     trees = random_trees(random.Random(0), 6)
     stream = iter(trees)
-    batch = pack(lambda: next(stream), 1, 256)
+    batch = fill_rows(lambda: next(stream), 1, 256)
     owner = {token: (tree, segment) for tree in trees for segment in branches(tree, True) for token in segment.ids}
     tokens = batch[TOKENS, 0].tolist()
     expected = torch.zeros(256, 256, dtype=torch.bool)
@@ -129,7 +130,7 @@ def test_the_mask_is_its_definition():
 def test_tiles_agree_with_the_mask():
     rng = random.Random(1)
     for _ in range(3):
-        batch = pack(lambda: random_trees(rng, 1)[0], 2, 4 * BLOCK)
+        batch = fill_rows(lambda: random_trees(rng, 1)[0], 2, 4 * BLOCK)
         fields = batch[BEGIN], batch[START], batch[CUT]
         by_tile = dense_mask(*fields).view(2, 4, BLOCK, 4, BLOCK)
         some, full = tiles(*fields)
@@ -145,7 +146,7 @@ def test_packing_keeps_trees_whole():
         rng = random.Random(seed)
         trees = random_trees(rng, 200)
         stream = iter(trees)
-        batch = pack(lambda stream=stream: next(stream), 3, 256)
+        batch = fill_rows(lambda stream=stream: next(stream), 3, 256)
         known = {segment.ids[0]: (tree, segment) for tree in trees for segment in branches(tree, True)}
         documents = {}
         for row, first, end in segments(batch):
@@ -173,7 +174,7 @@ def test_loss_lies_on_replies_and_a_little_on_text(source):
         trees.append(source.tree(rng))
         return trees[-1]
 
-    batch = pack(next_tree, 2, 2048)
+    batch = fill_rows(next_tree, 2, 2048)
     known = {tuple(segment.ids[: segment.size]): segment for tree in trees for segment in branches(tree, True)}
     for row, first, end in segments(batch):
         tokens, targets, kinds = (batch[field, row, first:end] for field in (TOKENS, TARGETS, KINDS_OF_TARGETS))
@@ -233,7 +234,7 @@ def test_training_is_inference(folder, source):
     model = load(folder)
     for parameter in model.parameters():
         parameter.mul_(8 if parameter.dim() == 2 else 1)  # as fresh ones, they hardly look at positions
-    batch = pack(functools.partial(source.tree, random.Random(3)), 1, 2048)
+    batch = fill_rows(functools.partial(source.tree, random.Random(3)), 1, 2048)
     tokens, _, kinds, positions, begin, start, cut = (field.long() for field in batch)
     logits = model.lm_head(model.model(tokens, TreeContext(positions, begin, start, cut)))[0]
     compared = set()
@@ -251,7 +252,7 @@ def test_training_is_inference(folder, source):
 
 def test_figures_count_what_is_right(source):
     """What the log says of a fresh model, and of one that knows every target."""
-    batch = pack(functools.partial(source.tree, random.Random(3)), 1, 1024)
+    batch = fill_rows(functools.partial(source.tree, random.Random(3)), 1, 1024)
     model = build_model(read_model_config({**TINY, "model_type": "llama", "tie_word_embeddings": True}))
     initialise(model, 0)
     weights = torch.tensor(kind_weights(0.1))
@@ -328,8 +329,93 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(script, tmp_path, monkeyp
         train("halves", "--resume", "--family", "qwen2")
     assert (tmp_path / "halves" / "config.json").read_bytes() == config
     shutil.copy(tmp_path / "halves.pt", tmp_path / "nothing.pt")
-    with pytest.raises(InputError, match="tokenizer"):
+    with pytest.raises(InputError, match="has its tokenizer in its own --out, and --out .* has none"):
         train("nothing", "--resume")
+    assert not (tmp_path / "nothing").exists()
+    shutil.copytree(DEMOS["demo-llama"], tmp_path / "nothing")
+    with pytest.raises(InputError, match="is of a run with tokenizer"):
+        train("nothing", "--resume")
+
+
+def tiny_run(optimizer: str = "muon"):
+    """A run of one step."""
+    model = build_model(read_model_config(make_config("llama", TINY)))
+    initialise(model, 0)
+    run = Run(model, make_optimizers(model, optimizer, 1e-3, fused=False), {"family": "llama"})
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for one in run.optimizers:
+        one.step()
+    run.step = 1
+    return run
+
+
+def other_tensor(state):
+    state["model"]["model.norm.weight"] = torch.ones(7)
+
+
+def not_a_number(state):
+    state["model"]["model.norm.weight"][0] = float("nan")
+
+
+def other_average(state):
+    state["optimizers"][0]["state"][0]["exp_avg"] = torch.ones(3)
+
+
+def other_decay(state):
+    state["optimizers"][0]["param_groups"][0]["weight_decay"] = "0.1"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        other_tensor,
+        not_a_number,
+        other_average,
+        other_decay,
+        lambda state: state["model"].pop("model.norm.weight"),
+        lambda state: state["optimizers"].pop(),
+        lambda state: state["optimizers"][0]["state"].pop(0),
+        lambda state: state.update(model=3),
+        lambda state: state.update(optimizers=[1, 2]),
+        lambda state: state.update(step=-1),
+        lambda state: state.update(elapsed=float("nan")),
+    ],
+)
+def test_a_state_that_holds_the_wrong_things(damage, tmp_path):
+    path = tmp_path / "state.pt"
+    tiny_run().save(path)
+    tiny_run().load(path)
+    state = torch.load(path, weights_only=True)
+    damage(state)
+    torch.save(state, path)
+    with pytest.raises(InputError, match="state.pt (does not hold the state of this run|is not the state of a run)"):
+        tiny_run().load(path)
+
+
+@pytest.fixture
+def small_files():
+    """As a full disk, for whatever is written: no file can grow beyond some bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path, small_files):
+    run = tiny_run()
+    for name in ("state.pt", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"before")
+    with pytest.raises(InputError, match=r"state.pt cannot be written \("):
+        run.save(tmp_path / "state.pt")
+    with pytest.raises(InputError, match=r"model.safetensors cannot be written \("):
+        write_weights(run.model, tmp_path)
+    with pytest.raises(InputError, match="tokenizer.json cannot be written"):
+        copy_tokenizer(DEMOS["demo-llama"], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("state.pt", "model.safetensors"), b"before"
+    )
 
 
 def test_a_run_starts_from_a_checkpoint(script, folder, tmp_path, capsys):
