@@ -154,10 +154,29 @@ def test_one_bos_and_nothing_before_it(tmp_path, kind, add_bos, before):
     assert header == expected.header
 
 
-def test_a_bos_behind_other_words_is_the_only_one(tmp_path):
-    folder = write_tokenizer(tmp_path, "llama", add_bos_token=True, chat_template="System. {{ bos_token }}" + PHI3_TEMPLATE)
+@pytest.mark.parametrize("before", ["System. ", "<|eom_id|>", "\n<|eom_id|>"])
+def test_a_bos_behind_others_is_the_only_one_and_they_stay(tmp_path, before):
+    folder = write_tokenizer(
+        tmp_path, "llama", add_bos_token=True, chat_template=before + "{{ bos_token }}" + PHI3_TEMPLATE
+    )
     tokenizer, chat = open_folder(folder)
-    assert chat.prompt_pieces(None).header.count(tokenizer.bos_id) == 1
+    header = chat.prompt_pieces(None).header
+    assert header.count(tokenizer.bos_id) == 1
+    begun = tokenizer.encode_template(before)
+    assert header[: len(begun) + 1] == [*begun, tokenizer.bos_id]
+
+
+def test_words_of_the_template_do_not_stop_a_reply(tmp_path):
+    folder = write_tokenizer(tmp_path, "qwen2", chat_template="{{ messages[0].content }} assistant:<think>\n\n</think>")
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    spec["added_tokens"] += [
+        {"id": 433 + i, "content": c, **plain} for i, c in enumerate(("assistant", "<think>", "</think>"))
+    ]
+    write_json(folder / "tokenizer.json", spec)
+    tokenizer, chat = open_folder(folder)
+    assert {tokenizer.token_id(content) for content in ("assistant", "<think>")} <= tokenizer.control_ids
+    assert chat.stop_ids == {2, tokenizer.token_id("<|im_end|>")}  # of config.json and tokenizer_config.json
 
 
 # How a reply begins
