@@ -6,6 +6,7 @@ text can be prefilled piece by piece, and no text ever passes through the templa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from weights.text.added_tokens import read_end_ids
 from weights.text.template import REPLY_MARK, SYSTEM_MARK, USER_MARK, ChatTemplate, read_template
 from weights.text.tokenizer import Tokenizer
 
+END_OF_TURN = re.compile(r"|<(?!/?think>).*>")
 OPEN_THOUGHT, CLOSED_THOUGHT = "<think>", "\n\n</think>\n\n"
 
 
@@ -52,8 +54,9 @@ class ChatFormat:
         self.stop_ids = frozenset(end_ids)
         if "eos_token" in tokenizer.named:
             self.stop_ids |= {tokenizer.token_id(tokenizer.named["eos_token"])} - {None}
-        closing = self.prompt_pieces(None).closing
-        self.stop_ids |= set([token_id for token_id in closing if token_id in tokenizer.control_ids][:1])  # end of turn
+        # The end of a turn: special tokens have no text, and not every checkpoint marks its own as special.
+        marks = (token_id for token_id in self.prompt_pieces(None).closing if token_id in tokenizer.control_ids)
+        self.stop_ids |= set([token_id for token_id in marks if END_OF_TURN.fullmatch(tokenizer.token_text(token_id))][:1])
 
     @classmethod
     def from_folder(cls, folder: Path | str, tokenizer: Tokenizer) -> ChatFormat:
@@ -122,9 +125,13 @@ class ChatFormat:
         bos = self._tokenizer.bos_id
         if bos not in header:
             return [bos, *header] if self._tokenizer.adds_bos else header
-        starts = [index for index, token_id in enumerate(header) if token_id == bos]
-        leading = [index for index in starts if not self._tokenizer.decode(header[:index]).strip()]
-        return header[leading[-1] :] if leading else header
+        start = len(header)
+        for index, token_id in enumerate(header):
+            if token_id == bos:
+                start = index
+            elif token_id in self._tokenizer.control_ids or self._says_something(token_id):
+                break
+        return header[start:] or header
 
     def _encode(self, piece: str, system: str | None, *, start: bool) -> list[int]:
         """A piece of the template, with the system prompt, as data, at its mark."""

@@ -95,18 +95,17 @@ class JsonBackend:
         tokens = list(tokens)
         tokenizers = []
         for steps in (self._whole_steps, self._bare_steps):
-            tokenizer, ids = FastTokenizer(self._model), {}
+            tokenizer = FastTokenizer(self._model)
             if steps.normalizer is not None:
                 tokenizer.normalizer = steps.normalizer
             if steps.pre_tokenizer is not None:
                 tokenizer.pre_tokenizer = steps.pre_tokenizer
-            for token in tokens:
-                # A normalizer that sets a space before a text does so before such a token, too.
-                spaced = self._normalizer_prepends and token.normalized and steps is self._bare_steps
-                content = " " * spaced + token.content
-                flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
-                tokenizer.add_tokens([LibraryToken(content, special=False, **flags)])
-                ids[tokenizer.token_to_id(content)] = token.id
+            # A normalizer that sets a space before a text does so before these tokens, too.
+            spaces = self._normalizer_prepends and steps is self._bare_steps
+            contents = [" " * (spaces and token.normalized) + token.content for token in tokens]
+            flags = ({name: getattr(token, name) for name in FLAGS if name != "special"} for token in tokens)
+            tokenizer.add_tokens([LibraryToken(text, **kinds) for text, kinds in zip(contents, flags, strict=True)])
+            ids = {tokenizer.token_to_id(content): token.id for content, token in zip(contents, tokens, strict=True)}
             tokenizers.append((tokenizer, ids))
         return JsonReader(*tokenizers, self.prefix_after_control, self._path)
 

@@ -12,59 +12,28 @@ import json
 import re
 import string
 import time
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension, loopcontrols
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace, pass_context
+from jinja2.utils import pass_context
+
+from weights.text.counting import BITS, SIZE, CountingGenerator, TooMuch, size_of
 
 SECONDS = 0.5  # of computing, for one conversation
 STEPS = 100_000  # values made, and turns of loops
-SIZE = 200_000  # of one value, see `size_of`
 TOTAL = 10_000_000  # of all values together
 WORK = 2_000_000  # of one filter or method: the size of its value times that of its largest argument
 WRITTEN = 1_000_000  # characters
-BITS = 10_000  # of a whole number
 # For these a number is a value, not a measure of the work.
 HARMLESS = {"default", "d", "format", "map", "select", "selectattr", "reject", "rejectattr"}
 MEASURED = (str, bytes, list, tuple, dict, int)
 PERCENT_WIDTHS = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(\*|\d*)(?:\.(\*|\d*))?")
-
-
-class TooMuch(jinja2.TemplateRuntimeError):
-    """A template does more than any chat template has to."""
-
-
-def size_of(value: Any) -> int:
-    """About how many characters a value has, with all that it holds; counting ends soon after SIZE."""
-    total, stack = 0, [value]
-    while stack and total <= SIZE:
-        part = stack.pop()
-        if isinstance(part, (str, bytes)):
-            total += len(part)
-        elif isinstance(part, int):
-            if part.bit_length() > BITS:
-                raise TooMuch("it makes an outsized number")
-            total += 1
-        elif isinstance(part, range):
-            total += 8 * len(part)
-        else:
-            if isinstance(part, Namespace):
-                part = part._Namespace__attrs
-            total += 1
-            if isinstance(part, dict):
-                part = part.items()
-            if isinstance(part, (list, tuple, set, frozenset, ItemsView, KeysView, ValuesView)):
-                total += 8 * len(part)
-                if total <= SIZE:
-                    stack.extend(part)
-    return total
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -80,7 +49,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             finalize=_finalize,
             optimized=False,  # nothing is computed while compiling
         )
-        self.code_generator_class = _CountingGenerator
+        self.code_generator_class = CountingGenerator
         self.begin()
         self.filters["tojson"] = _tojson
         self.filters = {name: self._bounded(name, function) for name, function in self.filters.items()}
@@ -206,53 +175,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return self.made(function(*own, value, *others, **kwargs))
 
         return bounded
-
-
-class _CountingGenerator(CodeGenerator):
-    """Writes calls of `made`, `step` and `joined` into a compiled template."""
-
-    MAKERS = (
-        *(nodes.Call, nodes.Filter, nodes.Test, nodes.Concat, nodes.Compare, nodes.Getitem, nodes.List, nodes.Dict),
-        *(nodes.Tuple, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow),
-    )
-
-    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(node, self.MAKERS) or getattr(node, "ctx", "load") != "load":
-            return super().visit(node, *args, **kwargs)
-        self.write("environment.made(")
-        super().visit(node, *args, **kwargs)
-        self.write(")")
-
-    def visit_Concat(self, node: nodes.Concat, frame: Any) -> None:
-        self.write("environment.joined((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-    def visit_For(self, node: nodes.For, frame: Any) -> None:
-        if node.test is not None:
-            node.test = nodes.And(_step(0), node.test)
-        super().visit_For(self._counting(node), frame)
-
-    def visit_Macro(self, node: nodes.Macro, frame: Any) -> None:
-        super().visit_Macro(self._counting(node), frame)
-
-    def visit_CallBlock(self, node: nodes.CallBlock, frame: Any) -> None:
-        super().visit_CallBlock(self._counting(node), frame)
-
-    def _counting(self, node: Any) -> Any:
-        to_write = sum(len(data.data) for part in node.body for data in _template_data(part))
-        node.body = [nodes.ExprStmt(_step(to_write)), *node.body]
-        return node
-
-
-def _step(to_write: int) -> nodes.Call:
-    return nodes.Call(nodes.EnvironmentAttribute("step"), [nodes.Const(to_write)], [], None, None)
-
-
-def _template_data(node: nodes.Node) -> Iterator[nodes.TemplateData]:
-    yield from [node] if isinstance(node, nodes.TemplateData) else node.find_all(nodes.TemplateData)
 
 
 def _as_list(value: Any) -> Any:
