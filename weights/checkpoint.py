@@ -16,7 +16,7 @@ from model.errors import InputError
 from weights.config import read_model_config
 from weights.files import read_json
 from weights.hub import resolve
-from weights.safetensors_loader import load_weights
+from weights.safetensors_loader import Progress, load_weights
 from weights.text.chat import ChatFormat
 from weights.text.tokenizer import Tokenizer
 
@@ -67,12 +67,12 @@ class Checkpoint:
         return sum(parameter.numel() for parameter in self._skeleton().parameters()) * dtype.itemsize
 
     def load_model(
-        self, device: torch.device | str, dtype: torch.dtype, planned_length: int, progress: bool = False
+        self, device: torch.device | str, dtype: torch.dtype, planned_length: int, progress: Progress | None = None
     ) -> nn.Module:
         """Find or download the weights and load them; the model comes back ready for inference.
 
         planned_length: how many positions the run will use at most; LongRoPE chooses its factors by it
-        progress: draw a progress bar on stderr
+        progress: told (bytes read, bytes in all) while the weights come in
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)
