@@ -15,13 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from model.errors import InputError
-from weights.files import INDEX, SINGLE, weight_files
+from model.errors import InputError, reason
+from weights.files import ADAPTER, INDEX, SINGLE, is_there, weight_files
 
 # Told (bytes read so far, bytes in all) as weights come in.
 Progress = Callable[[int, int], None]
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of an element
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 LFS_POINTER = b"version https://git-lfs."
 # Old checkpoints store the rotary frequencies, which follow from the configuration.
 DERIVED = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
@@ -86,7 +87,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     for name in weight_files(folder):
         file = folder / name
-        if not file.exists():
+        if not is_there(file):
             raise InputError(_absent(folder, name))
         try:
             with file.open("rb") as start:
@@ -101,7 +102,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
                     view = tensors.get_slice(key)
                     stored[key] = Stored(file, tuple(view.get_shape()), view.get_dtype())
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{file} is cut short or damaged ({error}); download it again.") from None
+            raise InputError(f"{file} is cut short or damaged ({reason(error)}); download it again.") from None
     return stored
 
 
@@ -117,8 +118,23 @@ def _absent(folder: Path, name: str) -> str:
             "here; take a revision with safetensors files, or convert it."
         )
     others = [file for file in found if file.endswith(".safetensors")]
+    if ADAPTER in found or any(file.startswith("adapter_") for file in others):
+        return f"{folder} holds an adapter and no weights of a model; merge it into its base model and give the result."
+    if any(file.startswith("consolidated") for file in others):
+        return (
+            f"{folder} holds {_some(others)}, weights under the names of their authors' own code; take {SINGLE} or its "
+            "shards from the same repository."
+        )
+    if any(SHARD.search(file) for file in others):
+        return (
+            f"{folder} has the shards {_some(others, 2)} but no {INDEX}, which says what is in them; download the "
+            "checkpoint again, with its index."
+        )
     if others:
         return f"{folder} has {_some(others)} but no {SINGLE} and no {INDEX}; rename the file, or add its index."
+    gguf = [file for file in found if file.endswith(".gguf")]
+    if gguf:
+        return f"{folder} holds weights as {gguf[0]}, which is not read here; take the checkpoint's safetensors files."
     return (
         f"{folder} has no {SINGLE} and no {INDEX}; if it is complete, its weights are not published as safetensors: "
         "pickle files (.bin) can run code when they are loaded and are not read here."
