@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from dataclasses import replace
@@ -17,7 +18,7 @@ from weights_helpers import random_weights, tiny_config, write_checkpoint, write
 
 from model import build_model
 from model.errors import InputError
-from weights import Checkpoint
+from weights import Checkpoint, safetensors_loader
 from weights.config import read_model_config
 from weights.safetensors_loader import load_weights
 
@@ -120,21 +121,37 @@ def test_the_loaded_model_does_not_hang_on_the_file(tmp_path):
     assert torch.equal(model.model.norm.weight, before)
 
 
-def test_one_tensor_at_a_time(tmp_path, monkeypatch):
-    """No moment at which more than one tensor has been read and not yet been put into the model."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_are_read_in_pieces_through_few_buffers(tmp_path, monkeypatch, dtype):
+    """Whatever the sizes: tensors of many pieces, a last piece that is not full, and no buffer larger than a piece."""
+    monkeypatch.setattr(safetensors_loader, "PIECE", 40)
     folder = write_checkpoint(tmp_path, "llama")
     with torch.device("meta"):
         model = build_model(read_model_config(json.loads((folder / "config.json").read_text())))
-    waiting = []
-    empty = torch.empty
+    buffers, empty = [], torch.empty
 
     def counted(*args, **kwargs):
-        waiting.append(sum(not parameter.is_meta for parameter in model.parameters()))
+        if kwargs["dtype"] == torch.uint8:
+            buffers.append(args[0])
         return empty(*args, **kwargs)
 
     monkeypatch.setattr(torch, "empty", counted)
-    load_weights(model, folder, device="cpu", dtype=torch.float32)
-    assert waiting == list(range(len(list(model.parameters()))))
+    load_weights(model, folder, device="cpu", dtype=dtype)
+    assert all(size == 40 for size in buffers) and len(buffers) <= safetensors_loader.READERS
+    assert bool(buffers) == (dtype != torch.float32)  # the file's own dtype is read to where it belongs
+    stored = load_file(folder / "model.safetensors")
+    assert all(torch.equal(parameter, stored[name].to(dtype)) for name, parameter in model.named_parameters())
+
+
+def test_a_file_that_shrinks_while_it_is_read_gets_a_sentence(tmp_path):
+    folder = write_checkpoint(tmp_path, "llama")
+    checkpoint = Checkpoint.open(str(folder))
+
+    def shrink(read, total):
+        os.truncate(folder / "model.safetensors", 20_000)
+
+    with pytest.raises(InputError, match="model.safetensors has become shorter while it was read"):
+        checkpoint.load_model("cpu", torch.float32, planned_length=64, progress=shrink)
 
 
 def test_progress_is_told_to_whoever_asks(tmp_path, capsys):
