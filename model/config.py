@@ -28,6 +28,8 @@ class RopeConfig:
 class ModelConfig:
     """The numbers that define a model; names are those of `config.json`.
 
+    attention_bias, mlp_bias: of LLaMA's layers; the other families have theirs by definition
+    context_length: how many positions the model is made for, which is not always max_position_embeddings
     sliding_windows: for each layer, how many positions a token attends to, itself included, or None for all of them
     """
 
@@ -46,16 +48,5 @@ class ModelConfig:
     mlp_bias: bool
     sliding_windows: tuple[int | None, ...]
     rope: RopeConfig
+    context_length: int
     dtype: str
-
-    @property
-    def context_length(self) -> int:
-        """How many positions the model is made for."""
-        return context_length(self.rope, self.max_position_embeddings)
-
-
-def context_length(rope: RopeConfig, max_positions: int) -> int:
-    if rope.rope_type != "yarn":
-        return max_positions
-    # YaRN checkpoints keep the unstretched maximum in their config.json.
-    return max(max_positions, int(rope.original_max_position_embeddings * rope.parameters["factor"]))

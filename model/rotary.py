@@ -100,7 +100,7 @@ def _yarn(rope: RopeConfig, inv_freq: Tensor) -> tuple[Tensor, float]:
     if rope.parameters.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rope.rotary_dim - 1)
-    ramp = (torch.arange(rope.rotary_dim // 2, device="cpu") - low) / max(high - low, 0.001)
+    ramp = (torch.arange(rope.rotary_dim // 2, device="cpu") - low) / ((high - low) or 0.001)
     interpolate = ramp.clamp(0, 1)
 
     def mscale(weight: float) -> float:

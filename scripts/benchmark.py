@@ -28,6 +28,7 @@ from types import SimpleNamespace
 import cli.start  # noqa: F401  (before torch)
 import torch
 from cli.options import Parser, exit_code, parse_window
+from cli.weights_bar import WeightsBar
 from evaluation.plot import check_plot
 from transformers_baseline import TransformersBaseline
 
@@ -322,7 +323,7 @@ def load(
             f"{free / GIB:.1f} GiB are free on {device}; take a larger device, smaller shapes or fewer --tokens."
         )
     if checkpoint is not None:
-        return checkpoint.load_model(device, dtype, config.max_position_embeddings, progress=True)
+        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar())
     model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():

@@ -27,6 +27,7 @@ from cli.options import (
     reading_settings,
 )
 from cli.terminal import Terminal, printable
+from cli.weights_bar import WeightsBar
 
 from model import InputError
 from weights.device import peak_bytes, pick_device, pick_dtype
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
         classifier=classifier,
         device=device,
         dtype=dtype,
-        progress=show and sys.stderr.isatty(),
+        progress=WeightsBar() if show and sys.stderr.isatty() else None,
         compiled=args.compile,
     )
     results = [ask(wim, query, show) for query in queries]

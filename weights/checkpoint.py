@@ -5,18 +5,19 @@ So a wrong configuration, a missing template or a budget that does not fit is fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from model import ModelConfig, build_model
-from model.errors import InputError
-from weights.config import read_model_config
-from weights.files import read_json
+from model.errors import InputError, shown
+from weights.config import read_model_config, refuse_quantised
+from weights.files import ADAPTER, QUANTISATION_FILES, SMALL_FILES, is_there, read_json
 from weights.hub import resolve
-from weights.safetensors_loader import load_weights
+from weights.safetensors_loader import Progress, load_weights
 from weights.text.chat import ChatFormat
 from weights.text.tokenizer import Tokenizer
 
@@ -43,9 +44,9 @@ class Checkpoint:
         Raises InputError for a checkpoint that is absent, damaged, or not supported.
         """
         folder = resolve(name, revision, weights=False)
-        if not (folder / "config.json").exists():
-            raise InputError(f"{folder} has no config.json, so it is no checkpoint folder; give the one that has it.")
-        config = read_model_config(read_json(folder / "config.json"))
+        _refuse_what_is_no_model(folder)
+        max_length = read_json(folder / "tokenizer_config.json", optional=True).get("model_max_length")
+        config = read_model_config(read_json(folder / "config.json"), max_length)
         tokenizer = Tokenizer.from_folder(folder, config.vocab_size)
         chat = ChatFormat.from_folder(folder, tokenizer)
         # Added tokens beyond the embedding do no harm while nothing writes them.
@@ -64,15 +65,18 @@ class Checkpoint:
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of the parameters in `dtype`, tied ones counted once. Needs no weight file."""
-        return sum(parameter.numel() for parameter in self._skeleton().parameters()) * dtype.itemsize
+        # All layers have the same sizes, so one tells the others': a skeleton of all takes its time.
+        none, one = (self._skeleton(n_layers) for n_layers in (0, 1))
+        outside, with_one = (sum(parameter.numel() for parameter in model.parameters()) for model in (none, one))
+        return (outside + (with_one - outside) * self.config.num_hidden_layers) * dtype.itemsize
 
     def load_model(
-        self, device: torch.device | str, dtype: torch.dtype, planned_length: int, progress: bool = False
+        self, device: torch.device | str, dtype: torch.dtype, planned_length: int, progress: Progress | None = None
     ) -> nn.Module:
         """Find or download the weights and load them; the model comes back ready for inference.
 
         planned_length: how many positions the run will use at most; LongRoPE chooses its factors by it
-        progress: draw a progress bar on stderr
+        progress: told (bytes read, bytes in all) while the weights come in
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)
@@ -83,7 +87,25 @@ class Checkpoint:
         model.plan(planned_length)
         return model
 
-    def _skeleton(self) -> nn.Module:
-        """The model without memory behind its parameters."""
+    def _skeleton(self, n_layers: int | None = None) -> nn.Module:
+        """The model without memory behind its parameters, with all its layers or the first few."""
         with torch.device("meta"):
-            return build_model(self.config)
+            return build_model(self.config if n_layers is None else replace(self.config, num_hidden_layers=n_layers))
+
+
+def _refuse_what_is_no_model(folder: Path) -> None:
+    """Raises InputError for a folder without config.json, links that lead nowhere, an adapter, and a file that tells
+    of quantised weights."""
+    there = {file for file in SMALL_FILES if is_there(folder / file)}
+    if "config.json" not in there:
+        if ADAPTER in there:
+            base = read_json(folder / ADAPTER).get("base_model_name_or_path")
+            raise InputError(
+                f"{folder} holds an adapter, which is no model by itself; merge it into its base model"
+                f"{f' ({shown(base)})' if base else ''} and give the result."
+            )
+        raise InputError(f"{folder} has no config.json, so it is no checkpoint folder; give the one that has it.")
+    for file in QUANTISATION_FILES:
+        refuse_quantised(read_json(folder / file, optional=True), file)
+    if ADAPTER in there:
+        warnings.warn(f"{folder} holds an adapter beside a model; the model is read without it.", stacklevel=3)

@@ -9,10 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.errors import InputError
+from model.errors import InputError, reason, shown
 
+ADAPTER = "adapter_config.json"
+# Where some vendors say how they quantised the weights, beside config.json.
+QUANTISATION_FILES = ["quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json"]
 SMALL_FILES = [
     "config.json",
+    ADAPTER,
+    *QUANTISATION_FILES,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
@@ -24,6 +29,16 @@ SMALL_FILES = [
 ]
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file. Raises InputError for a link that leads nowhere."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"{path} is a link to {path.readlink()}, which is not there; copy what the links of a hub snapshot point to as "
+            "well (cp -rL), or download the checkpoint again."
+        )
+    return path.exists()
 
 
 def read_text(path: Path) -> str:
@@ -38,13 +53,13 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     """The JSON object in a file; {} for an absent file that is optional. Raises InputError for anything else."""
-    if optional and not path.exists():
+    if optional and not is_there(path):
         return {}
     text = read_text(path)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, or a number of thousands of digits
-        raise InputError(f"{path} is not JSON ({error}); the file is damaged, download it again.") from None
+        raise InputError(f"{path} is not JSON ({reason(error)}); the file is damaged, download it again.") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} should hold a JSON object but holds a {type(value).__name__}; download it again.")
     return value
@@ -53,10 +68,11 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files that make up the weights: the shards of the index, else the single file.
 
-    The files need not be there yet. Raises InputError for an index that is damaged or points out of the folder.
+    The files need not be there yet. Raises InputError for an index that is damaged or points out of the folder, and
+    for links that lead nowhere.
     """
     # With both there, the single file wins, as in transformers.
-    if (folder / SINGLE).exists() or not (folder / INDEX).exists():
+    if is_there(folder / SINGLE) or not is_there(folder / INDEX):
         return [SINGLE]
     shards = read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
@@ -65,7 +81,7 @@ def weight_files(folder: Path) -> list[str]:
     for name in names:
         if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise InputError(
-                f"{folder / INDEX} names the shard {name!r}, which is not a .safetensors file of its own folder; "
+                f"{folder / INDEX} names the shard {shown(name)}, which is not a .safetensors file of its own folder; "
                 "do not trust this checkpoint."
             )
     return names

@@ -8,18 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
-from model.errors import InputError
+from model.errors import InputError, reason, shown
 from weights.files import SMALL_FILES, weight_files
 
 DEMOS = {
@@ -40,10 +29,10 @@ def resolve(name: str, revision: str | None = None, *, weights: bool = True) -> 
     path = DEMOS.get(name) or _local_folder(name)
     if path is None:
         path = _download(name, revision, SMALL_FILES)
-        return _download(name, revision, weight_files(path)) if weights else path
+        return _download(name, revision, weight_files(path), all_needed=True) if weights else path
     if revision is not None:
         raise InputError(
-            f"A revision ({revision!r}) was given for the local folder {path}; revisions name versions on the hub, "
+            f"A revision ({shown(revision)}) was given for the local folder {path}; revisions name versions on the hub, "
             "leave it out."
         )
     return path
@@ -57,38 +46,56 @@ def _local_folder(name: str) -> Path | None:
             return path.resolve()  # so that two names of one folder are one checkpoint
         is_file = path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long for a path, a null byte, no such user's home
-        raise InputError(f"{name!r} is neither a folder nor a hub id; give one of the two.") from None
+        raise InputError(f"{shown(name)} is neither a folder nor a hub id; give one of the two.") from None
     if is_file:
-        raise InputError(f"{name!r} is a file; give the checkpoint folder that it is in.")
+        raise InputError(f"{shown(name)} is a file; give the checkpoint folder that it is in.")
     if not name or name[0] in "./~" or "\\" in name or name.count("/") != 1 or name.endswith("/"):
         demos = f" or one of {', '.join(DEMOS)}" if DEMOS else ""
-        raise InputError(f"There is no folder {name!r}; give a checkpoint folder, a hub id like 'owner/name'{demos}.")
+        raise InputError(f"There is no folder {shown(name)}; give a checkpoint folder, a hub id like 'owner/name'{demos}.")
     return None
 
 
-def _download(name: str, revision: str | None, files: list[str]) -> Path:
-    where = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
+def _download(name: str, revision: str | None, files: list[str], all_needed: bool = False) -> Path:
+    """The snapshot's folder, with those of `files` that the repository has.
+
+    all_needed: raise InputError where one is not in the cache and the hub cannot be reached. Without the network a snapshot
+        is otherwise handed out as it is in the cache.
+    """
+    # Imported here, since a local folder does without, and it takes a third of a second.
+    from huggingface_hub import errors, hf_hub_download, snapshot_download
+
+    where = shown(name) + (f" at revision {shown(revision)}" if revision else "")
     page = f"https://huggingface.co/{name}"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-    except GatedRepoError:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        for file in files if all_needed else ():
+            if not (folder / file).exists():
+                hf_hub_download(name, file, revision=revision)
+        return folder
+    except errors.GatedRepoError:
         raise InputError(
             f"The repository {where} is gated; ask for access at {page}, then log in with `hf auth login`."
         ) from None
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         raise InputError(
             f"There is no folder and no hub repository {where}; check the spelling, or log in with `hf auth login` "
             "if it is private."
         ) from None
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise InputError(f"The hub has no {where}; the revisions of the repository are listed at {page}.") from None
-    except HFValidationError:
-        raise InputError(f"{name!r} is neither a folder nor a valid hub id; hub ids look like 'owner/name'.") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+    except errors.HFValidationError:
+        raise InputError(f"{shown(name)} is neither a folder nor a valid hub id; hub ids look like 'owner/name'.") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        if all_needed:
+            raise InputError(
+                f"The weights of {where} are not in the local cache, or not all of them, and the hub cannot be reached; "
+                "connect to the network (and unset HF_HUB_OFFLINE), or give a local folder."
+            ) from None
         raise InputError(
-            f"There is no folder {name!r}, and the hub cannot be reached to download {where}, which is not complete in "
-            "the local cache; connect to the network (and unset HF_HUB_OFFLINE), or give a local folder."
+            f"There is no folder {shown(name)}, and the hub cannot be reached to download {where}, which is not complete "
+            "in the local cache; connect to the network (and unset HF_HUB_OFFLINE), or give a local folder."
         ) from None
-    except (HfHubHTTPError, OSError) as error:  # a server error, a broken connection, a full disk
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"Downloading {where} failed ({reason}); run again to resume.") from None
+    except errors.EntryNotFoundError:
+        return folder  # the hub has no such file; what the folder has instead is told when it is read
+    except (errors.HfHubHTTPError, OSError) as error:  # a server error, a broken connection, a full disk
+        raise InputError(f"Downloading {where} failed ({reason(error)}); run again to resume.") from None

@@ -1,4 +1,4 @@
-"""From safetensors files into the parameters of a model, one tensor at a time.
+"""From safetensors files into the parameters of a model, one tensor at a time, each by several threads.
 
 Knows tensor names and shapes, and no architecture: what a model needs is read off the model. Pickle files are not read at
 all, because loading one can run any code that its author put in.
@@ -6,22 +6,28 @@ all, because loading one can run any code that its author put in.
 
 from __future__ import annotations
 
+import json
 import re
-import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from tqdm import tqdm
 
-from model.errors import InputError
-from weights.files import INDEX, SINGLE, weight_files
+from model.errors import InputError, reason
+from weights.files import ADAPTER, INDEX, SINGLE, is_there, weight_files
 
-FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of an element
+# Told (bytes read so far, bytes in all) as weights come in.
+Progress = Callable[[int, int], None]
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+READERS = 4  # threads; one does not read as fast as a disk, or the system's cache of it, can give
+PIECE = 4 * 2**20  # bytes that a thread reads at a time
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 LFS_POINTER = b"version https://git-lfs."
 # Old checkpoints store the rotary frequencies, which follow from the configuration.
 DERIVED = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
@@ -32,53 +38,98 @@ class Stored:
     """A tensor as a file's header describes it."""
 
     file: Path
+    start: int  # of its first byte in the file
     shape: tuple[int, ...]
     dtype: str  # as safetensors writes it: "BF16", "F32", ...
 
     @property
     def bytes(self) -> int:
-        return torch.Size(self.shape).numel() * FLOATS[self.dtype]
+        return torch.Size(self.shape).numel() * FLOATS[self.dtype].itemsize
 
 
 @torch.no_grad()
 def load_weights(
-    model: nn.Module, folder: Path, *, device: torch.device | str, dtype: torch.dtype, progress: bool = False
+    model: nn.Module, folder: Path, *, device: torch.device | str, dtype: torch.dtype, progress: Progress | None = None
 ) -> None:
     """Give every parameter of `model` its values from `folder`, on `device`, in `dtype`.
 
     model: its parameters may be on the meta device; they are replaced. Those that are shared (tied) stay shared, unless
         they are stored with different values: then each gets its own, as in transformers 5
-    progress: draw a progress bar, in bytes read, on stderr
+    progress: told (bytes read, bytes in all) at the start and after each tensor
     Raises InputError, before any tensor is read, for files that are absent, damaged or not safetensors, and for tensors
     that are missing, unexpected or of another shape.
 
-    One tensor is in flight at a time, so the peak is the model plus its largest tensor.
+    Values are read into their places, through a few small buffers where device or dtype differ, so the peak is the model
+    and READERS * PIECE bytes; tied tensors that are stored twice take one more.
     """
     stored = read_headers(Path(folder))
     sources = _match(model, stored, Path(folder))
-    by_file: dict[Path, list[str]] = {}
-    for name in sources:
-        by_file.setdefault(stored[name].file, []).append(name)
+    read, total = 0, sum(stored[name].bytes for name in sources)
+    report = progress or (lambda read, total: None)
+    report(0, total)
+    with Pieces(torch.device(device), dtype) as pieces:
+        for name in sorted(sources, key=lambda name: (stored[name].file, stored[name].start)):
+            _assign(model, sources[name], nn.Parameter(pieces.read(stored[name]), requires_grad=False))
+            read += stored[name].bytes
+            report(read, total)
+        for name, names in sources.items():
+            for other in names:
+                if other in stored and other != name:
+                    value = pieces.read(stored[other])
+                    if not torch.equal(value, model.get_parameter(name)):
+                        _assign(model, [other], nn.Parameter(value, requires_grad=False))
 
-    total = sum(stored[name].bytes for name in sources)
-    with tqdm(
-        total=total, desc="weights", unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr, disable=not progress
-    ) as bar:
-        for file, names in by_file.items():
-            with safe_open(file, framework="pt") as tensors:
-                for name in names:
-                    # A copy, since what safetensors hands out on the CPU is the file itself, mapped into memory.
-                    value = torch.empty(stored[name].shape, dtype=dtype, device=device)
-                    value.copy_(tensors.get_tensor(name))
-                    _assign(model, sources[name], nn.Parameter(value, requires_grad=False))
-                    bar.update(stored[name].bytes)
-    for name, names in sources.items():
-        for other in names:
-            if other in stored and other != name:
-                with safe_open(stored[other].file, framework="pt") as tensors:
-                    value = tensors.get_tensor(other).to(device, dtype, copy=True)
-                if not torch.equal(value, model.get_parameter(name)):
-                    _assign(model, [other], nn.Parameter(value, requires_grad=False))
+
+class Pieces:
+    """Reads tensors, each in pieces by several threads.
+
+    A file that is mapped into memory, which is what safetensors hands out, comes in page by page, by one thread, and on
+    its way to a GPU is copied once more. Here a thread reads a piece into a buffer of its own, page-locked for a GPU, and
+    copies it to its place while the others read; on a CPU, where the dtype is that of the file, it reads into the place.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype):
+        self.device, self.dtype = device, dtype
+        self.threads = ThreadPoolExecutor(READERS)
+        self.own = threading.local()
+
+    def __enter__(self) -> Pieces:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.threads.shutdown()
+
+    def read(self, stored: Stored) -> torch.Tensor:
+        """The tensor, in memory of its own. Raises InputError when the file has become shorter or cannot be read."""
+        value = torch.empty(stored.shape, dtype=self.dtype, device=self.device)
+        flat, step = value.view(-1), PIECE // FLOATS[stored.dtype].itemsize
+        for _ in self.threads.map(lambda at: self._fill(stored, flat[at : at + step], at), range(0, len(flat), step)):
+            pass
+        return value
+
+    def _fill(self, stored: Stored, place: torch.Tensor, at: int) -> None:
+        """Read the elements from `at` on into `place`."""
+        dtype = FLOATS[stored.dtype]
+        in_place = self.device.type == "cpu" and self.dtype == dtype
+        raw = place.view(torch.uint8) if in_place else self._buffer()[: len(place) * dtype.itemsize]
+        left, start = memoryview(raw.numpy()), stored.start + at * dtype.itemsize
+        try:
+            with stored.file.open("rb", buffering=0) as file:
+                file.seek(start)
+                while left:
+                    n = file.readinto(left)
+                    if not n:
+                        raise InputError(f"{stored.file} has become shorter while it was read; load it again.")
+                    left = left[n:]
+        except OSError as error:
+            raise InputError(f"{stored.file} cannot be read ({reason(error)}); check the disk it is on.") from None
+        if not in_place:
+            place.copy_(raw.view(dtype))
+
+    def _buffer(self) -> torch.Tensor:
+        if not hasattr(self.own, "buffer"):
+            self.own.buffer = torch.empty(PIECE, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        return self.own.buffer
 
 
 def read_headers(folder: Path) -> dict[str, Stored]:
@@ -86,7 +137,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     for name in weight_files(folder):
         file = folder / name
-        if not file.exists():
+        if not is_there(file):
             raise InputError(_absent(folder, name))
         try:
             with file.open("rb") as start:
@@ -96,12 +147,17 @@ def read_headers(folder: Path) -> dict[str, Stored]:
         if is_pointer:
             raise InputError(f"{file} is only a Git LFS pointer; fetch the file itself (git lfs pull).")
         try:
-            with safe_open(file, framework="pt") as tensors:
-                for key in tensors.keys():
-                    view = tensors.get_slice(key)
-                    stored[key] = Stored(file, tuple(view.get_shape()), view.get_dtype())
+            with safe_open(file, framework="pt") as tensors:  # checks the header against the file
+                names = tensors.keys()
+            with file.open("rb") as start:
+                header_bytes = int.from_bytes(start.read(8), "little")
+                header = json.loads(start.read(header_bytes))
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{file} is cut short or damaged ({error}); download it again.") from None
+            raise InputError(f"{file} is cut short or damaged ({reason(error)}); download it again.") from None
+        for name in names:
+            entry = header[name]
+            begin = 8 + header_bytes + entry["data_offsets"][0]
+            stored[name] = Stored(file, begin, tuple(entry["shape"]), entry["dtype"])
     return stored
 
 
@@ -117,8 +173,23 @@ def _absent(folder: Path, name: str) -> str:
             "here; take a revision with safetensors files, or convert it."
         )
     others = [file for file in found if file.endswith(".safetensors")]
+    if ADAPTER in found or any(file.startswith("adapter_") for file in others):
+        return f"{folder} holds an adapter and no weights of a model; merge it into its base model and give the result."
+    if any(file.startswith("consolidated") for file in others):
+        return (
+            f"{folder} holds {_some(others)}, weights under the names of their authors' own code; take {SINGLE} or its "
+            "shards from the same repository."
+        )
+    if any(SHARD.search(file) for file in others):
+        return (
+            f"{folder} has the shards {_some(others, 2)} but no {INDEX}, which says what is in them; download the "
+            "checkpoint again, with its index."
+        )
     if others:
         return f"{folder} has {_some(others)} but no {SINGLE} and no {INDEX}; rename the file, or add its index."
+    gguf = [file for file in found if file.endswith(".gguf")]
+    if gguf:
+        return f"{folder} holds weights as {gguf[0]}, which is not read here; take the checkpoint's safetensors files."
     return (
         f"{folder} has no {SINGLE} and no {INDEX}; if it is complete, its weights are not published as safetensors: "
         "pickle files (.bin) can run code when they are loaded and are not read here."

@@ -13,6 +13,7 @@ from model import InputError, KVCache, ModelConfig
 from model.session import PREFILL_TOKENS, Session
 from weights import Checkpoint
 from weights.device import check_compile, free_bytes
+from weights.safetensors_loader import Progress
 from wim.budget import Plan, make_plan
 from wim.loop import WiM
 from wim.prompts import Prompts
@@ -32,14 +33,14 @@ def open_document(
     classifier: Checkpoint | None = None,
     device: torch.device,
     dtype: torch.dtype,
-    progress: bool = False,
+    progress: Progress | None = None,
     compiled: bool = False,
 ) -> WiM:
     """Plan a run over one document, check the room it needs, load the weights and allocate the caches.
 
     queries: all that will be asked; the room is computed for the largest
     classifier: judges margins; may be `checkpoint` itself, which then serves both with one copy of its weights
-    progress: show progress bars on stderr
+    progress: told (bytes read, bytes in all) while weights are loaded
     compiled: see CausalLM.compile_layers; on CUDA
     Raises InputError for whatever does not fit.
     """
@@ -63,7 +64,7 @@ class Reader:
         classifier: Checkpoint | None,
         device: torch.device,
         dtype: torch.dtype,
-        progress: bool = False,
+        progress: Progress | None = None,
         compiled: bool = False,
     ):
         check_compile(compiled, device)

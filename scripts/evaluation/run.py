@@ -19,6 +19,7 @@ from functools import cached_property, partial
 from itertools import islice
 
 import torch
+from cli.weights_bar import WeightsBar
 from tasks import NO_EVIDENCE, Question, main_measure, score
 from tasks.notes import evidence_found, evidence_sentences, is_useful, same_words
 
@@ -158,7 +159,7 @@ def run(
     )
     shares = work.shares(n_workers)
     if len(shares) == 1:
-        stream = work_through(setup, work, results, progress=sys.stderr.isatty())
+        stream = work_through(setup, work, results, progress=WeightsBar() if sys.stderr.isatty() else None)
     else:
         largest_plan(setup, work)  # before any of the processes begins: each looks only at its own share
         done = frozenset(results.records)
@@ -184,11 +185,11 @@ def run(
     return left_out
 
 
-def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool = False) -> Iterator[WorkEvent]:
+def work_through(setup: Setup, work: Work, done: Container[Key], progress: WeightsBar | None = None) -> Iterator[WorkEvent]:
     """Do the work, or one process's share of it.
 
     done: what has been answered before
-    progress: show on stderr how the weights are loaded
+    progress: shows how far the loading of the weights is
     """
     reader = Reader(setup.checkpoint, setup.classifier, setup.device, setup.dtype, progress, setup.compiled)
     if (largest := largest_plan(setup, work)) is not None:

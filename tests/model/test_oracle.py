@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model_variants import (
     LLAMA3,
     LONG,
@@ -23,14 +26,20 @@ from model_variants import (
     write_config,
 )
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from model import InputError, KVCache, build_model
+from model.rotary import frequencies
 from model.sampling import Sampler
 from model.session import Session
-from weights.config import read_model_config
+from weights.config import FAMILIES, read_model_config
 from weights.safetensors_loader import load_weights
 
 STEPS = 64
+ROTARY = {"llama": LlamaRotaryEmbedding, "phi3": Phi3RotaryEmbedding, "qwen2": Qwen2RotaryEmbedding}
 
 
 def load(folder, planned, config=None):
@@ -207,6 +216,147 @@ def test_what_a_config_leaves_out_has_the_published_default():
     assert read_model_config(windowed).sliding_windows == (AutoConfig.for_model(**windowed).sliding_window,) * 2
 
 
+def theirs_of(config):
+    """transformers' configuration object of a config.json."""
+    return type(AutoConfig.for_model(config["model_type"])).from_dict(copy.deepcopy(config))
+
+
+def assert_means_the_same(config):
+    """Our reading of a config.json gives the sizes, windows and rotary frequencies of transformers' own."""
+    ours, theirs = read_model_config(config), theirs_of(config)
+    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        assert getattr(ours, key) == getattr(theirs, key), key
+    for key in ("num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings"):
+        assert getattr(ours, key) == getattr(theirs, key), key
+    heads_share = theirs.hidden_size // theirs.num_attention_heads
+    assert ours.head_dim == (getattr(theirs, "head_dim", None) or heads_share)
+    if config["model_type"] == "llama":
+        assert (ours.attention_bias, ours.mlp_bias) == (theirs.attention_bias, theirs.mlp_bias)
+
+    windows = [None] * ours.num_hidden_layers
+    if config["model_type"] == "phi3":
+        windows = [theirs.sliding_window] * ours.num_hidden_layers
+    elif config["model_type"] == "qwen2":
+        windows = [theirs.sliding_window if kind == "sliding_attention" else None for kind in theirs.layer_types]
+    # A window as long as the context hides nothing.
+    assert list(ours.sliding_windows) == [window if (window or 10**9) < ours.context_length else None for window in windows]
+
+    embedding = ROTARY[config["model_type"]](theirs)
+    for length in (1, ours.rope.original_max_position_embeddings + 1):
+        found, scale = frequencies(ours.rope, length)
+        expected, expected_scale = embedding.inv_freq, embedding.attention_scaling
+        if theirs.rope_parameters["rope_type"] == "longrope":
+            expected, expected_scale = ROPE_INIT_FUNCTIONS["longrope"](theirs, "cpu", seq_len=length)
+        assert scale == pytest.approx(expected_scale, rel=1e-6)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_what_an_almost_empty_config_leaves_out_has_the_default_of_transformers(kind):
+    assert_means_the_same({"model_type": kind})
+    ours, theirs = read_model_config({"model_type": kind}), AutoConfig.for_model(kind)
+    assert FAMILIES[kind].activations[0] == theirs.hidden_act
+    assert ours == read_model_config({"architectures": [NAMES[kind]]})
+    if kind == "qwen2":
+        assert_means_the_same({"model_type": kind, "use_sliding_window": True})
+        assert read_model_config({"model_type": kind, "use_sliding_window": True}).sliding_windows[27:29] == (None, 4096)
+
+
+FACTORS = st.floats(0.25, 64) | st.integers(1, 40)
+ORIGINALS = st.integers(2, 600)
+# What each rotary embedding may say, with values that make sense and values that hardly do.
+SCALINGS = {
+    "default": {"rope_theta": st.floats(2, 1e7)},
+    "linear": {"factor": FACTORS},
+    "llama3": dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor"), FACTORS)
+    | {"original_max_position_embeddings": ORIGINALS},
+    "yarn": {"factor": FACTORS},
+    "longrope": {"short_factor": st.just(SHORT), "long_factor": st.just(LONG)},
+}
+OPTIONAL = {
+    "llama3": {"rope_theta": st.floats(2, 1e7)},
+    "yarn": dict.fromkeys(("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"), FACTORS)
+    | {"original_max_position_embeddings": ORIGINALS, "truncate": st.booleans()},
+    "longrope": {"factor": FACTORS, "attention_factor": FACTORS, "original_max_position_embeddings": ORIGINALS},
+}
+OPTIONS = {
+    "rope_theta": st.floats(2, 1e7),
+    "original_max_position_embeddings": ORIGINALS,
+    "sliding_window": st.sampled_from([None, 1, 16, 511, 512, 4096]),
+    "use_sliding_window": st.booleans(),
+    "max_window_layers": st.integers(-1, 3),
+    "layer_types": st.lists(st.sampled_from(["full_attention", "sliding_attention"]), min_size=2, max_size=2),
+    "head_dim": st.sampled_from([None, 16]),
+    "num_key_value_heads": st.sampled_from([None, 1, 2, 4]),
+    "tie_word_embeddings": st.booleans(),
+    "attention_bias": st.booleans(),
+    "rms_norm_eps": st.floats(1e-8, 1e-2),
+    "max_position_embeddings": ORIGINALS,
+    "partial_rotary_factor": st.just(1.0),
+}
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+ODD = st.sampled_from([None, 0, 0.0, -1, 3, 10**30, float("nan"), float("inf"), True, "4", "", [], {}, [2], {"a": {}}])
+
+
+@st.composite
+def configs(draw, kind):
+    """Changes to a configuration: a rotary embedding and some options, and in half of them one odd value somewhere."""
+    rope_type = draw(st.sampled_from(list(SCALINGS)))
+    scaling = draw(st.fixed_dictionaries(SCALINGS[rope_type], optional=OPTIONAL.get(rope_type, {})))
+    scaling[draw(st.sampled_from(["type", "rope_type"]))] = rope_type
+    changes = draw(st.fixed_dictionaries({}, optional=OPTIONS))
+    spelling = draw(st.sampled_from(["rope_scaling", "rope_parameters"]))
+    changes[spelling] = scaling
+    if draw(st.booleans()):
+        odd = draw(ODD)
+        inside = draw(st.booleans())
+        place = draw(st.sampled_from([*scaling] if inside else [*OPTIONS, *SIZES, "rope_scaling", "rope_parameters"]))
+        (scaling if inside else changes)[place] = odd
+    return base_config(kind) | changes
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@given(data=st.data())
+@settings(max_examples=150)
+def test_a_mutated_config_is_refused_or_means_what_it_means_to_transformers(kind, data):
+    config = data.draw(configs(kind))
+    try:
+        read_model_config(config)
+    except InputError as error:
+        assert len(str(error)) < 600 and "\n" not in str(error)
+        return
+    try:
+        ROTARY[kind](theirs_of(config))
+    except Exception:  # which transformers refuses, or stumbles over: no reading to compare with
+        return
+    assert_means_the_same(config)
+
+
+@pytest.mark.parametrize(
+    "kind, changes, length",
+    [
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}, 512),  # the stretched maximum is written
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}, "max_sequence_length": 2048}, 2048),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}, "max_sequence_length": 256}, 512),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, "max_sequence_length": 2048}, 512),
+        ("llama", {"max_sequence_length": 2048}, 512),
+        ("qwen2", {"rope_scaling": YARN | {"original_max_position_embeddings": 512}}, 2048),
+        ("qwen2", {"rope_scaling": YARN}, 512),
+        ("qwen2", {"dual_chunk_attention_config": {"original_max_position_embeddings": 256, "chunk_size": 300}}, 256),
+        ("qwen2", {"dual_chunk_attention_config": {"chunk_size": 300}}, 300),
+        ("qwen2", {"dual_chunk_attention_config": {}}, 512),
+    ],
+)
+def test_how_many_positions_a_model_is_made_for(kind, changes, length):
+    assert read_model_config(base_config(kind) | changes).context_length == length
+
+
+@pytest.mark.parametrize("said, length", [(None, 512), (2048, 2048), (1000, 1000), (100, 512), (10**30, 512), (1e30, 512)])
+def test_linear_scaling_may_be_told_by_the_tokenizer(said, length):
+    config = base_config("llama") | {"rope_scaling": {"type": "linear", "factor": 4.0}}
+    assert read_model_config(config, said).context_length == length
+
+
 @pytest.mark.parametrize(
     "kind, changes, words",
     [
@@ -235,7 +385,7 @@ def test_what_a_config_leaves_out_has_the_published_default():
         ("llama", {"rope_scaling": {"type": "linear", "factor": "two"}}, ["factor = 'two'"]),
         ("llama", {"rope_scaling": "linear"}, ["rope_scaling"]),
         ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["rope_parameters", "all layers"]),
-        ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor = 0.5", "llama"]),
+        ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor = 0.5", "LlamaForCausalLM"]),
         ("qwen2", {"rope_scaling": YARN, "rope_theta": 1}, ["rope_theta = 1", "above 1"]),
         ("qwen2", {"rope_scaling": YARN | {"beta_fast": "x"}}, ["beta_fast = 'x'"]),
         ("qwen2", {"rope_scaling": YARN | {"attention_factor": "x"}}, ["attention_factor = 'x'"]),
@@ -255,6 +405,41 @@ def test_what_a_config_leaves_out_has_the_published_default():
         ("phi3", {"rope_scaling": PARTIAL}, ["short_factor has 6 numbers", "16 needs 8"]),
         ("phi3", {"rope_scaling": LONGROPE | {"long_factor": 2.0}}, ["long_factor"]),
         ("phi3", {"partial_rotary_factor": 2.0}, ["partial_rotary_factor = 2.0"]),
+        ("phi3", {"partial_rotary_factor": 0.0}, ["partial_rotary_factor = 0.0"]),
+        (
+            "phi3",
+            {"rope_scaling": LONGROPE, "original_max_position_embeddings": 0},
+            ["original_max_position_embeddings = 0"],
+        ),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'linear'", "longrope"]),
+        (
+            "qwen2",
+            {"rope_scaling": YARN | {"original_max_position_embeddings": 0}},
+            ["original_max_position_embeddings = 0"],
+        ),
+        (
+            "qwen2",
+            {"rope_scaling": YARN | {"beta_fast": 1, "beta_slow": 32}},
+            ["beta_slow = 32", "beta_fast = 1", "swapped"],
+        ),
+        ("qwen2", {"rope_scaling": YARN | {"beta_slow": 40}}, ["beta_slow = 40", "beta_fast = 32", "swapped"]),
+        (
+            "llama",
+            {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0, "high_freq_factor": 1.0}},
+            ["low_freq_factor = 4.0", "high_freq_factor = 1.0", "swapped"],
+        ),
+        ("llama", {"rope_theta": 0}, ["rope_theta = 0"]),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0, "rope_theta": 0.0}}, ["rope_theta = 0.0"]),
+        ("llama", {"rope_scaling": {"rope_type": "", "factor": 2.0}}, ["''", "not supported"]),
+        ("llama", {"rope_parameters": []}, ["rope_parameters = []"]),
+        ("llama", {"head_dim": 0}, ["head_dim = 0"]),
+        ("llama", {"num_key_value_heads": 0}, ["num_key_value_heads = 0"]),
+        ("llama", {"architectures": "", "model_type": "llama"}, ["architectures = ''", "list"]),
+        ("qwen2", QWEN2_WINDOW | {"layer_types": []}, ["0 layer_types", "3 layers"]),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 2}, ["'sliding_attention'", "sliding_window"]),
+        ("qwen2", {"dual_chunk_attention_config": {"chunk_size": 0}}, ["dual_chunk_attention_config = 0"]),
+        ("llama", {"num_hidden_layers": 10**5}, ["num_hidden_layers = 100000", "at most 1,000"]),
+        ("llama", {"head_dim": 10**12}, ["head_dim = 1000000000000", "at most 10,000"]),
     ],
 )
 def test_an_unusable_configuration_gets_a_sentence(kind, changes, words):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 from weights_helpers import write_checkpoint, write_json
 
 from model.errors import InputError
 from weights import hub
+from weights.safetensors_loader import read_headers
 
 
 def test_a_local_folder_is_used_as_it_is(tmp_path, monkeypatch):
@@ -32,9 +34,11 @@ def test_only_what_is_needed_is_fetched_and_the_small_files_first(tmp_path, monk
         calls.append((repo_id, revision, allow_patterns))
         shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
         write_json(tmp_path / "model.safetensors.index.json", {"weight_map": shards})
+        for name in set(shards.values()) & set(allow_patterns):
+            (tmp_path / name).touch()
         return str(tmp_path)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert hub.resolve("owner/name", "v1", weights=False) == tmp_path
     assert [(repo_id, revision) for repo_id, revision, _ in calls] == [("owner/name", "v1")]
     assert "config.json" in calls[0][2] and not any(file.endswith(".safetensors") for file in calls[0][2])
@@ -59,6 +63,34 @@ def test_offline_the_cache_is_enough(cache, tmp_path):
     found = hub.resolve("owner/name")
     assert found == repository / "snapshots" / "0123abc"
     assert (found / "model.safetensors").exists()
+
+
+def test_offline_with_the_small_files_alone_the_weights_are_not_in_the_cache(cache, tmp_path):
+    folder = write_checkpoint(tmp_path / "made", "llama")
+    (folder / "model.safetensors").unlink()
+    repository = cache / "models--owner--name"
+    shutil.copytree(folder, repository / "snapshots" / "0123abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abc")
+    assert (hub.resolve("owner/name", weights=False) / "config.json").exists()
+    with pytest.raises(InputError, match="The weights of 'owner/name' are not in the local cache") as caught:
+        hub.resolve("owner/name")
+    assert "pickle" not in str(caught.value)
+
+
+def test_what_the_hub_has_not_is_told_from_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "pytorch_model.bin").touch()
+
+    def absent(*args, **kwargs):
+        raise bare(
+            errors.RemoteEntryNotFoundError if hasattr(errors, "RemoteEntryNotFoundError") else errors.EntryNotFoundError
+        )
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    assert hub.resolve("owner/name") == tmp_path
+    with pytest.raises(InputError, match="pytorch_model.bin, a pickle"):
+        read_headers(tmp_path)
 
 
 def test_offline_without_a_cache_gets_a_sentence(cache):
@@ -94,7 +126,7 @@ def test_what_the_hub_refuses_gets_a_sentence(monkeypatch, error, sentence):
     def snapshot_download(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(InputError, match=sentence) as caught:
         hub.resolve("owner/name", "v9")
     assert "\n" not in str(caught.value)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from cli.weights_bar import WeightsBar
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from weights_helpers import random_weights, tiny_config, write_checkpoint, write_json
 
 from model import build_model
 from model.errors import InputError
-from weights import Checkpoint
+from weights import Checkpoint, safetensors_loader
 from weights.config import read_model_config
 from weights.safetensors_loader import load_weights
 
@@ -116,30 +121,51 @@ def test_the_loaded_model_does_not_hang_on_the_file(tmp_path):
     assert torch.equal(model.model.norm.weight, before)
 
 
-def test_one_tensor_at_a_time(tmp_path, monkeypatch):
-    """No moment at which more than one tensor has been read and not yet been put into the model."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_are_read_in_pieces_through_few_buffers(tmp_path, monkeypatch, dtype):
+    """Whatever the sizes: tensors of many pieces, a last piece that is not full, and no buffer larger than a piece."""
+    monkeypatch.setattr(safetensors_loader, "PIECE", 40)
     folder = write_checkpoint(tmp_path, "llama")
     with torch.device("meta"):
         model = build_model(read_model_config(json.loads((folder / "config.json").read_text())))
-    waiting = []
-    empty = torch.empty
+    buffers, empty = [], torch.empty
 
     def counted(*args, **kwargs):
-        waiting.append(sum(not parameter.is_meta for parameter in model.parameters()))
+        if kwargs["dtype"] == torch.uint8:
+            buffers.append(args[0])
         return empty(*args, **kwargs)
 
     monkeypatch.setattr(torch, "empty", counted)
-    load_weights(model, folder, device="cpu", dtype=torch.float32)
-    assert waiting == list(range(len(list(model.parameters()))))
+    load_weights(model, folder, device="cpu", dtype=dtype)
+    assert all(size == 40 for size in buffers) and len(buffers) <= safetensors_loader.READERS
+    assert bool(buffers) == (dtype != torch.float32)  # the file's own dtype is read to where it belongs
+    stored = load_file(folder / "model.safetensors")
+    assert all(torch.equal(parameter, stored[name].to(dtype)) for name, parameter in model.named_parameters())
 
 
-@pytest.mark.parametrize("progress", [False, True])
-def test_progress_goes_to_stderr(tmp_path, capsys, progress):
+def test_a_file_that_shrinks_while_it_is_read_gets_a_sentence(tmp_path):
     folder = write_checkpoint(tmp_path, "llama")
-    Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64, progress=progress)
+    checkpoint = Checkpoint.open(str(folder))
+
+    def shrink(read, total):
+        os.truncate(folder / "model.safetensors", 20_000)
+
+    with pytest.raises(InputError, match="model.safetensors has become shorter while it was read"):
+        checkpoint.load_model("cpu", torch.float32, planned_length=64, progress=shrink)
+
+
+def test_progress_is_told_to_whoever_asks(tmp_path, capsys):
+    told = []
+    checkpoint = Checkpoint.open(str(write_checkpoint(tmp_path, "llama")))
+    checkpoint.load_model("cpu", torch.float32, planned_length=64, progress=lambda *bytes_: told.append(bytes_))
+    total = sum(tensor.nbytes for tensor in load_file(tmp_path / "model.safetensors").values())
+    assert told[0] == (0, total) and told[-1] == (total, total)
+    assert told == sorted(told) and len(told) > 2
+    bar = WeightsBar()
+    for read_and_total in told:
+        bar(*read_and_total)
     out, err = capsys.readouterr()
-    assert out == ""
-    assert ("weights: 100%" in err) == progress
+    assert out == "" and "weights: 100%" in err
 
 
 # Bad weights
@@ -158,6 +184,26 @@ def _truncate(folder):
 def _absent_shard(folder):
     shard(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+def _no_index(folder):
+    shard(folder)
+    (folder / "model.safetensors.index.json").unlink()
+
+
+def _link_nowhere(file):
+    """As a snapshot of the hub's cache that was copied without its blobs."""
+    file.unlink()
+    file.symlink_to("../../blobs/0123abc")
+
+
+def _dangling(folder):
+    _link_nowhere(folder / "model.safetensors")
+
+
+def _dangling_shard(folder):
+    shard(folder)
+    _link_nowhere(folder / "model-00002-of-00002.safetensors")
 
 
 def _rename_to(name):
@@ -206,6 +252,13 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
         (_rename_to("pytorch_model.bin"), "holds weights as pytorch_model.bin, a pickle, which can run code"),
         (_rename_to("consolidated.00.pth"), "a pickle, which can run code"),
         (_rename_to("other.safetensors"), "has other.safetensors but no model.safetensors"),
+        (_rename_to("adapter_model.safetensors"), "holds an adapter and no weights of a model; merge it"),
+        (_rename_to("consolidated.safetensors"), "consolidated.safetensors, weights under the names of their authors"),
+        (_rename_to("model.pth"), "model.pth, a pickle"),
+        (_rename_to("model-Q4_K_M.gguf"), "weights as model-Q4_K_M.gguf, which is not read here"),
+        (_no_index, "has the shards .* but no model.safetensors.index.json, which says what is in them"),
+        (_dangling, "is a link to ../../blobs/0123abc, which is not there; copy what the links"),
+        (_dangling_shard, "model-00002-of-00002.safetensors is a link to ../../blobs/0123abc, which is not there"),
         (_rename_to("nothing"), "has no model.safetensors and no model.safetensors.index.json"),
     ],
 )
@@ -219,6 +272,15 @@ def test_bad_weights_get_a_sentence(tmp_path, damage, sentence):
 
 
 # Bad small files, found before any weights are
+
+
+def _configure(changes, folder):
+    write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | changes)
+
+
+def _only_adapter(folder):
+    (folder / "config.json").unlink()
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "owner/base"})
 
 
 @pytest.mark.parametrize(
@@ -243,6 +305,26 @@ def test_bad_weights_get_a_sentence(tmp_path, damage, sentence):
             "generation_config.json is not JSON",
         ),
         (lambda folder: write_json(folder / "tokenizer_config.json", {}), "has no chat template"),
+        (lambda folder: _link_nowhere(folder / "config.json"), "config.json is a link to .*, which is not there"),
+        (lambda folder: _link_nowhere(folder / "tokenizer_config.json"), "tokenizer_config.json is a link to"),
+        (_only_adapter, "holds an adapter, which is no model by itself; merge it into its base model .'owner/base'."),
+        (
+            lambda folder: write_json(folder / "quantize_config.json", {"bits": 4, "group_size": 128}),
+            r"quantised, as quantize_config.json says \(bits: 4\), and only float",
+        ),
+        (
+            lambda folder: write_json(folder / "hf_quant_config.json", {"quantization": {"quant_algo": "FP8"}}),
+            "quantised, as hf_quant_config.json says .*FP8",
+        ),
+        *(
+            (
+                partial(_configure, {key: {"quant_method": "gptq", "bits": 4}}),
+                f"quantised, as {key} of config.json .*'gptq'",
+            )
+            for key in ("quantization_config", "compression_config", "quantization")
+        ),
+        (partial(_configure, {"hidden_size": "9" * 10**5}), "hidden_size = '99"),
+        (partial(_configure, {"num_hidden_layers": 10**5}), "num_hidden_layers = 100000, .* at most 1,000"),
     ],
 )
 def test_bad_small_files_get_a_sentence(tmp_path, damage, sentence):
@@ -251,7 +333,32 @@ def test_bad_small_files_get_a_sentence(tmp_path, damage, sentence):
     damage(folder)
     with pytest.raises(InputError, match=sentence) as caught:
         Checkpoint.open(str(folder))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_an_adapter_beside_a_model_gets_a_warning(tmp_path):
+    folder = write_checkpoint(tmp_path, "llama")
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "owner/base"})
+    with pytest.warns(UserWarning, match="holds an adapter beside a model; the model is read without it"):
+        Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+
+
+def test_an_empty_section_of_quantisation_is_none(tmp_path):
+    folder = write_checkpoint(tmp_path, "llama", quantization_config={})
+    write_json(folder / "quant_config.json", {})
+    assert Checkpoint.open(str(folder)).config.model_type == "llama"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_largest_sizes_are_weighed_without_building_them(tmp_path, kind):
+    sizes = {"hidden_size": 10**6, "intermediate_size": 10**7, "num_attention_heads": 10**4, "num_key_value_heads": 10**4}
+    sizes |= {"vocab_size": 10**8, "num_hidden_layers": 1000, "head_dim": 10**4, "max_position_embeddings": 10**9}
+    checkpoint = Checkpoint.open(str(write_checkpoint(tmp_path, kind)))
+    checkpoint = replace(checkpoint, config=read_model_config(tiny_config(kind, **sizes)))
+    began = time.perf_counter()
+    a_layer = 3 * 10**6 * 10**7 + 4 * 10**6 * 10**8  # and its norms and biases, far smaller
+    assert checkpoint.weight_bytes(torch.bfloat16) == pytest.approx(2 * (2 * 10**14 + 1000 * a_layer), rel=1e-3)
+    assert time.perf_counter() - began < 1
 
 
 def test_what_a_checkpoint_says_of_itself(tmp_path):

@@ -1,0 +1,22 @@
+"""How far the loading of weights is, on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+class WeightsBar:
+    """A bar in bytes for `Checkpoint.load_model(progress=...)`. One serves several models, one after the other."""
+
+    def __init__(self):
+        self.bar: tqdm | None = None
+
+    def __call__(self, read: int, total: int) -> None:
+        if self.bar is None:
+            self.bar = tqdm(total=total, desc="weights", unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr)
+        self.bar.update(read - self.bar.n)
+        if read == total:
+            self.bar.close()
+            self.bar = None
