@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from wim.chunks import Chunk
+
 
 @dataclass
 class Margin:
@@ -25,6 +27,10 @@ class Margin:
     text: str
     relevant: bool = True
     probability: float | None = None
+
+    @classmethod
+    def on(cls, chunk: Chunk, text: str) -> Margin:
+        return cls(chunk.index, chunk.start, chunk.end, text)
 
 
 @dataclass(frozen=True)
