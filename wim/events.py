@@ -18,7 +18,8 @@ class Margin:
     start, end: that chunk is [start, end) of the document's tokens
     text: as the model wrote it
     relevant: whether it goes into the final prompt
-    probability: of YES against NO in the verdict; None where no classifier was asked
+    probability: of YES against NO in the verdict; None where no classifier was asked, as about a margin that says
+        there is nothing
     """
 
     chunk: int

@@ -28,7 +28,7 @@ from wim.desk import Desk
 from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken
 from wim.repeats import without_repeats
 from wim.settings import PATTERNS
-from wim.verdict import Classifier
+from wim.verdict import Classifier, says_nothing
 
 
 class WiM:
@@ -36,7 +36,7 @@ class WiM:
 
     plan: the document in chunks, the settings and the prompts (wim/budget.py)
     session: the model, with a cache of at least plan.capacity positions
-    classifier: judges margins; None keeps them all
+    classifier: judges margins; None keeps all that say something
     """
 
     def __init__(self, plan: Plan, session: Session, classifier: Classifier | None = None):
@@ -82,12 +82,17 @@ class WiM:
         return Margin.on(chunk, (yield from self.desk.generate("margins", prompt, self.settings.margin_tokens, token)))
 
     def judge(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
-        """The verdicts on margins, together; without a classifier they are all relevant."""
-        if self.classifier is not None:
+        """The verdicts on margins, together. Without a classifier all are relevant, but those that say nothing."""
+        asked = []
+        for margin in margins:
+            margin.relevant = not says_nothing(margin.text)
+            if margin.relevant and self.classifier is not None:
+                asked.append(margin)
+        if asked:
             with self.desk.meter.timed("verdicts"):
-                probabilities, n_tokens = self.classifier.judge(query, [margin.text for margin in margins])
+                probabilities, n_tokens = self.classifier.judge(query, [margin.text for margin in asked])
             self.desk.meter.tokens["verdicts"] += n_tokens
-            for margin, probability in zip(margins, probabilities, strict=True):
+            for margin, probability in zip(asked, probabilities, strict=True):
                 self.settle(margin, probability)
         yield from map(MarginDone, margins)
 

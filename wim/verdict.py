@@ -1,12 +1,25 @@
-"""Is a margin relevant? A model is asked for YES or NO, on a cache of its own.
+"""Is a margin relevant? One that says there is nothing is not; of others a model is asked for YES or NO.
 
-The probability of YES against NO is read off the first token of its reply.
+It has a cache of its own, and the probability of YES against NO is read off the first token of its reply.
 """
 
 from __future__ import annotations
 
 from model.session import Session
 from wim.prompt_ids import PromptIds
+
+# Replies to a margin's prompt by which models say that the chunk has nothing, without the marks around them.
+NOTHING = (
+    {"", "none", "n/a", "na", "null", "not applicable", "there is none", "there are none", "i don't know", "i do not know"}
+    | {f"no {what}" for what in ("relevant sentences", "relevant sentence", "relevant information", "such sentence")}
+    | {"no relevant sentences found", "no relevant information found", "none found"}
+)
+
+
+def says_nothing(margin: str) -> bool:
+    """Whether a margin is no more than a way to say that there is nothing."""
+    words = " ".join(margin.casefold().replace("’", "'").split())
+    return words.strip(" .,:;!…。-–—*_`\"'“”()[]") in NOTHING
 
 
 class Classifier:
@@ -22,8 +35,8 @@ class Classifier:
         prompts = [self.prompts.verdict(query, margin) for margin in margins]
         return self.session.probability(prompts, self.prompts.yes, self.prompts.no), sum(map(len, prompts))
 
-    def judge_while_reading(self, query: str, margin: str, reader: Session, token_ids: list[int]) -> tuple[float, int]:
-        """As `judge`, riding along with tokens that `reader`, a session of the same model, has to read anyway."""
+    def judge_while_reading(self, query: str, margin: str, session: Session, token_ids: list[int]) -> tuple[float, int]:
+        """As `judge`, riding along with tokens that `session`, on the same model, has to read anyway."""
         prompt = self.prompts.verdict(query, margin)
-        probability = reader.prefill_and_probability(token_ids, self.session, prompt, self.prompts.yes, self.prompts.no)
+        probability = session.prefill_and_probability(token_ids, self.session, prompt, self.prompts.yes, self.prompts.no)
         return probability, len(prompt)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from wim.chunks import Chunk
 from wim.events import Event, Margin, MarginDone, MarginToken
+from wim.verdict import says_nothing
 
 if TYPE_CHECKING:
     from wim.loop import WiM
@@ -57,7 +58,8 @@ def riding_along(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
         margin = yield from wim.write_margin(query, chunk)
         yield from desk.back()
         margins.append(margin)
-        if chunk.index + 1 == len(desk.chunk_ends) < len(wim.plan.chunks) and not desk.stopped:
+        more_to_read = chunk.index + 1 == len(desk.chunk_ends) < len(wim.plan.chunks) and not desk.stopped
+        if more_to_read and not says_nothing(margin.text):
             rides = margin
         else:
             yield from wim.judge(query, [margin])
