@@ -94,6 +94,7 @@ class Done:
     tokens: counts by phase: document (prefilled for this question; 0 when it had been read before), margins, verdicts
         (what was read for them: prompts, and in `rag` the chunks), final_prompt, answer
     seconds: of wall clock, by phase: prefill (verdicts that were packed ride along in it), margins, verdicts, answer
+    left_out: relevant margins for which the last prompt had no room, the least probable ones
     """
 
     answer: str
@@ -101,6 +102,7 @@ class Done:
     chunks_read: int
     tokens: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: list[Margin] = field(default_factory=list)
 
 
 Event = ChunkRead | ChunkJudged | MarginToken | MarginDone | Rollback | AnswerToken | Done

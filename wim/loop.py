@@ -26,7 +26,7 @@ from wim.budget import Plan
 from wim.chunks import Chunk
 from wim.desk import Desk
 from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken
-from wim.repeats import without_repeats
+from wim.notes import last_prompt
 from wim.settings import PATTERNS
 from wim.verdict import Classifier, says_nothing
 
@@ -67,6 +67,8 @@ class WiM:
         margins = []
         for chunk in self.desk.until_stopped(self.plan.chunks):
             yield from self.desk.read(chunk)
+            if not self.plan.margin_tokens[chunk.index]:  # the context ends here
+                continue
             margin = yield from self.write_margin(query, chunk)
             yield from self.desk.back()
             yield from self.judge(query, [margin])
@@ -79,7 +81,9 @@ class WiM:
             return (yield from windows.write_margins(self, query, [chunk]))[0]
         prompt = self.prompts.margin(query, chunk.beginning)
         token = partial(MarginToken, chunk.index)
-        return Margin.on(chunk, (yield from self.desk.generate("margins", prompt, self.settings.margin_tokens, token)))
+        return Margin.on(
+            chunk, (yield from self.desk.generate("margins", prompt, self.plan.margin_tokens[chunk.index], token))
+        )
 
     def judge(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """The verdicts on margins, together. Without a classifier all are relevant, but those that say nothing."""
@@ -101,19 +105,19 @@ class WiM:
 
     def _answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """The last prompt holds the relevant margins and the question."""
-        relevant = [margin for margin in margins if margin.relevant]
-        notes = [margin.text for margin in relevant]
-        if not self.settings.keep_repeats:
-            notes = list(without_repeats((margin.text, self.plan.chunks[margin.chunk]) for margin in relevant))
-        yield from self.finish(self.prompts.answer_with_margins(query, notes), len(self.desk.chunk_ends), margins)
+        room = self.plan.longest - self.session.length - self.settings.answer_tokens
+        prompt, left_out = last_prompt(self.plan, query, margins, room)
+        yield from self.finish(prompt, len(self.desk.chunk_ends), margins, left_out)
 
-    def finish(self, prompt: list[int], chunks_read: int, margins: Sequence[Margin] = ()) -> Iterator[Event]:
+    def finish(
+        self, prompt: list[int], chunks_read: int, margins: Sequence[Margin] = (), left_out: Sequence[Margin] = ()
+    ) -> Iterator[Event]:
         """Read the last prompt, write the answer, roll back: how every pattern ends."""
         meter, length = self.desk.meter, self.session.length
         meter.tokens["final_prompt"] = len(prompt)
         answer = yield from self.desk.generate("answer", prompt, self.settings.answer_tokens, AnswerToken)
         yield from self.desk.roll_back(length)
-        yield Done(answer, list(margins), chunks_read, dict(meter.tokens), dict(meter.seconds))
+        yield Done(answer, list(margins), chunks_read, dict(meter.tokens), dict(meter.seconds), list(left_out))
 
     # Beside the loop ----------------------------------------------------------------------------------------------------
 
@@ -121,7 +125,7 @@ class WiM:
         """How the margins on a question come about: a function that yields events and returns margins."""
         if self.settings.pack and self.classifier is not None and self.classifier.session.model is self.session.model:
             return partial(windows.riding_along, self)
-        return partial(windows.together, self) if self.plan.window > 1 else self.one_by_one
+        return partial(windows.together, self) if self.plan.margin_window > 1 else self.one_by_one
 
     def answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """Answer from what has been read of the document, and from margins that somebody may have edited or written.

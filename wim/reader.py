@@ -75,10 +75,16 @@ class Reader:
 
     def open(self, plan: Plan) -> WiM:
         """Raises InputError when there is no room for it."""
-        if not self._has_room(plan):
-            held = sum(session.cache.nbytes for session in self._sessions.values())
-            held += sum(weight.nbytes for model in self._models.values() for weight in model.parameters())
-            check_memory(plan, self.checkpoint, self.classifier, self.device, self.dtype, held)
+        held = sum(session.cache.nbytes for session in self._sessions.values())
+        held += sum(weight.nbytes for model in self._models.values() for weight in model.parameters())
+        while not self._has_room(plan):
+            try:
+                check_memory(plan, self.checkpoint, self.classifier, self.device, self.dtype, held)
+                break
+            except InputError:
+                if (smaller := plan.smaller()) is None:
+                    raise
+                plan = smaller
         session = self._session("reader", self.checkpoint, plan.capacity, plan.longest)
         judge = None
         if plan.verdict_capacity:

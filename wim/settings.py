@@ -59,10 +59,6 @@ class Settings:
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
 
-    def window(self, n_chunks: int) -> int:
-        """Of how many chunks the margins are written together."""
-        return min(self.margin_window or n_chunks, n_chunks)
-
 
 def is_demo(model: str) -> bool:
     """Whether a checkpoint, by the name or the path that it was asked for, is one of those shipped."""

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 def together(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
     """The margins of a window of chunks, once these are read, as rows of one batch."""
-    margins, chunks, size = [], wim.plan.chunks, wim.plan.window
-    for first in range(0, len(chunks), size):
+    margins = []
+    for window in wim.plan.margin_windows():
         read = []
-        for chunk in wim.desk.until_stopped(chunks[first : first + size]):
+        for chunk in wim.desk.until_stopped(window):
             yield from wim.desk.read(chunk)
             read.append(chunk)
-        if read:
+        if read and wim.plan.margin_tokens[read[0].index]:
             written = yield from write_margins(wim, query, read)
             yield from wim.judge(query, written)
             margins += written
@@ -33,12 +33,15 @@ def together(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
 
 
 def write_margins(wim: WiM, query: str, chunks: list[Chunk]) -> Generator[Event, None, list[Margin]]:
-    """A branch for each chunk, which sees the cache up to the end of it. The cache's length does not change."""
+    """A branch for each chunk, which sees the cache up to the end of it. The cache's length does not change.
+
+    chunks: whose margins may become equally long
+    """
     desk = wim.desk
     steps = wim.session.branch(
         [desk.chunk_ends[chunk.index] for chunk in chunks],
         [wim.prompts.margin(query, chunk.beginning) for chunk in chunks],
-        wim.settings.margin_tokens,
+        wim.plan.margin_tokens[chunks[0].index],
         wim.prompts.stop_ids,
         desk.sampler,
     )
@@ -55,6 +58,8 @@ def riding_along(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
             yield from _read_and_judge(wim, query, chunk, rides)
             rides = None
         yield from desk.read(chunk)
+        if not wim.plan.margin_tokens[chunk.index]:
+            continue
         margin = yield from wim.write_margin(query, chunk)
         yield from desk.back()
         margins.append(margin)

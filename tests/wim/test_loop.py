@@ -21,8 +21,9 @@ from model.sampling import Sampler
 from model.session import Session
 from weights import DEMOS, Checkpoint
 from wim import reader
-from wim.budget import NOTE_EDGES, make_plan
+from wim.budget import make_plan
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone, MarginToken, Rollback
+from wim.needs import NOTE_EDGES
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.repeats import sentences
@@ -99,7 +100,7 @@ def test_windows_write_the_same_margins_token_for_token(folders, name):
         wim = open_wim(folders[name], UNEVEN, margin_window=window)
         lengths = [len(prompt) for prompt in margin_prompts(wim)]
         assert max(lengths) - min(lengths) > 10
-        assert wim.plan.window == (window or len(wim.plan.chunks))
+        assert wim.plan.margin_window == (window or len(wim.plan.chunks))
         runs[window] = done(ask(wim))
     assert any(margin.text for margin in runs[1].margins)
     for window in (2, None):
@@ -603,7 +604,7 @@ def test_what_exceeds_the_context_is_refused_before_weights_are_read(folders, mo
         open_wim(folders["llama"], document(400))
     message = str(error.value)
     plan = plan_without_limits(folders["llama"], document(400))
-    for number in (plan.document_tokens, plan.longest, 2048, plan.longest - 2048):
+    for number in (plan.document_tokens, plan.least, 2048, plan.least - 2048):
         assert str(number) in re.findall(r"\b\d+\b", message), (number, message)
 
 
@@ -628,6 +629,8 @@ def test_what_exceeds_the_memory_is_refused_before_weights_are_read(folders, mon
 def test_what_just_fits_is_not_refused(folders, monkeypatch):
     checkpoint = Checkpoint.open(str(folders["llama"]))
     plan = make_plan(checkpoint, DOCUMENT, [QUERY], SETTINGS, Prompts(), checkpoint)
+    while (smaller := plan.smaller()) is not None:
+        plan = smaller
     needed = sum(reader.needed_bytes(plan, checkpoint, checkpoint, torch.float32).values())
     monkeypatch.setattr(reader, "free_bytes", lambda device: needed)
     open_wim(folders["llama"], DOCUMENT)
