@@ -31,6 +31,7 @@ from weights.config import read_model_config
 # isort: split
 import torch
 from cli.options import exit_code, parse_window
+from cli.terminal import weights_bar
 from evaluation.plot import check_plot
 from transformers_baseline import TransformersBaseline
 
@@ -308,7 +309,7 @@ def load(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> 
     if args.model:
         checkpoint = Checkpoint.open(args.model)
         config = json.loads((checkpoint.folder / "config.json").read_text())
-        return checkpoint.load_model(device, dtype, checkpoint.config.max_position_embeddings, progress=True), config
+        return checkpoint.load_model(device, dtype, checkpoint.config.max_position_embeddings, weights_bar()), config
     config = SHAPES[args.shapes]
     with torch.device("meta"):
         model = build_model(read_model_config(config))

@@ -38,6 +38,7 @@ from training.folder import (
     write_config,
     write_tokenizer,
     write_weights,
+    write_wishes,
 )
 from training.objective import report
 from training.optimizer import OPTIMIZERS, initialise, lr_factor, make_optimizers
@@ -155,6 +156,7 @@ def train(args: argparse.Namespace) -> None:
     if start_from is not None:
         copy_tokenizer(start_from, args.out)
     write_config(args.family, args.out, sizes)
+    write_wishes(start_from or args.out, args.out)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{args.family}: {n_parameters:,} parameters; a step is {args.batch} rows of {args.row} tokens.")
     if resume:

@@ -5,6 +5,7 @@ So a wrong configuration, a missing template or a budget that does not fit is fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +68,16 @@ class Checkpoint:
         return sum(parameter.numel() for parameter in self._skeleton().parameters()) * dtype.itemsize
 
     def load_model(
-        self, device: torch.device | str, dtype: torch.dtype, planned_length: int, progress: bool = False
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        planned_length: int,
+        progress: Callable[[int, int], object] | None = None,
     ) -> nn.Module:
         """Find or download the weights and load them; the model comes back ready for inference.
 
         planned_length: how many positions the run will use at most; LongRoPE chooses its factors by it
-        progress: draw a progress bar on stderr
+        progress: see load_weights
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)

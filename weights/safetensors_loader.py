@@ -7,15 +7,13 @@ all, because loading one can run any code that its author put in.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from tqdm import tqdm
 
 from model.errors import InputError
 from weights.files import INDEX, SINGLE, weight_files
@@ -42,13 +40,18 @@ class Stored:
 
 @torch.no_grad()
 def load_weights(
-    model: nn.Module, folder: Path, *, device: torch.device | str, dtype: torch.dtype, progress: bool = False
+    model: nn.Module,
+    folder: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    progress: Callable[[int, int], object] | None = None,
 ) -> None:
     """Give every parameter of `model` its values from `folder`, on `device`, in `dtype`.
 
     model: its parameters may be on the meta device; they are replaced. Those that are shared (tied) stay shared, unless
         they are stored with different values: then each gets its own, as in transformers 5
-    progress: draw a progress bar, in bytes read, on stderr
+    progress: called after each tensor with the bytes read so far, and with all there are to read
     Raises InputError, before any tensor is read, for files that are absent, damaged or not safetensors, and for tensors
     that are missing, unexpected or of another shape.
 
@@ -60,18 +63,17 @@ def load_weights(
     for name in sources:
         by_file.setdefault(stored[name].file, []).append(name)
 
-    total = sum(stored[name].bytes for name in sources)
-    with tqdm(
-        total=total, desc="weights", unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr, disable=not progress
-    ) as bar:
-        for file, names in by_file.items():
-            with safe_open(file, framework="pt") as tensors:
-                for name in names:
-                    # A copy, since what safetensors hands out on the CPU is the file itself, mapped into memory.
-                    value = torch.empty(stored[name].shape, dtype=dtype, device=device)
-                    value.copy_(tensors.get_tensor(name))
-                    _assign(model, sources[name], nn.Parameter(value, requires_grad=False))
-                    bar.update(stored[name].bytes)
+    total, done = sum(stored[name].bytes for name in sources), 0
+    for file, names in by_file.items():
+        with safe_open(file, framework="pt") as tensors:
+            for name in names:
+                # A copy, since what safetensors hands out on the CPU is the file itself, mapped into memory.
+                value = torch.empty(stored[name].shape, dtype=dtype, device=device)
+                value.copy_(tensors.get_tensor(name))
+                _assign(model, sources[name], nn.Parameter(value, requires_grad=False))
+                done += stored[name].bytes
+                if progress is not None:
+                    progress(done, total)
     for name, names in sources.items():
         for other in names:
             if other in stored and other != name:

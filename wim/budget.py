@@ -18,6 +18,7 @@ from wim.needs import Needs, joined, llm_needs, rag_needs, wim_needs
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.settings import Settings
+from wim.wishes import Wishes
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,8 @@ class Plan:
 
     @property
     def prompts_together(self) -> int:
-        """The most tokens of prompts that one forward pass reads, those of a window's margins or verdicts."""
-        row = max(self.needs.verdict, *self.needs.margin_prompts, 0)
-        return max(self.margin_window * row, self.needs.all_relevance)
+        """The most tokens of prompts that one forward pass reads, those of a window's margins."""
+        return max(self.margin_window * max(self.needs.margin_prompts, default=0), self.needs.all_relevance)
 
     @property
     def margin_tokens(self) -> list[int]:
@@ -130,7 +130,7 @@ def make_plan(
     document: str,
     queries: list[str],
     settings: Settings,
-    prompts: Prompts,
+    prompts: Prompts | None = None,
     classifier: Checkpoint | None = None,
     *,
     patterns: Sequence[str] | None = None,
@@ -138,6 +138,7 @@ def make_plan(
 ) -> Plan:
     """Tokenize, cut, and add up.
 
+    prompts: None for those that each checkpoint's folder wishes for (wim/wishes.py)
     classifier: the checkpoint that judges margins, or None where no verdicts are wanted
     patterns: all that will be asked for, if it is not just that of the settings
     chunks: the document, if it has been cut already
@@ -148,8 +149,10 @@ def make_plan(
     if not document.strip():
         raise InputError("The document is empty; give a text to read.")
     patterns = patterns or [settings.pattern]
-    ids = PromptIds(checkpoint, prompts, settings.margin_tokens, settings.system)
-    judge = PromptIds(classifier, prompts, settings.margin_tokens) if classifier is not None else None
+    ids = PromptIds(checkpoint, prompts or Wishes.of(checkpoint.folder).prompts, settings.margin_tokens, settings.system)
+    judge = None
+    if classifier is not None:
+        judge = PromptIds(classifier, prompts or Wishes.of(classifier.folder).prompts, settings.margin_tokens)
     for name, who in (("rag", ids), ("wim", judge)):
         if name in patterns and who is not None:
             who.check_verdicts()

@@ -44,13 +44,13 @@ def wim_needs(
     ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: Settings, chunks: list[Chunk]
 ) -> Needs:
     note = settings.margin_tokens + NOTE_EDGES
-    n_margins, n_lists = ids.prompts.verdict.count("{margin}"), ids.prompts.answer_with_margins.count("{margins}")
+    n_lists = ids.prompts.answer_with_margins.count("{margins}")
     verdicts = [len(judge.verdict(query, "")) for query in queries] if judge is not None else []
     return Needs(
         answer=max(len(ids.answer_with_margins(query, [])) for query in queries) + settings.answer_tokens,
         notes=len(chunks) * note * n_lists,
         margin_prompts=tuple(max(len(ids.margin(query, chunk.beginning)) for query in queries) for chunk in chunks),
-        verdict=max(verdicts) + note * n_margins if verdicts else 0,
+        verdict=max(verdicts) + note * judge.prompts.verdict.count("{margin}") if verdicts else 0,
     )
 
 

@@ -1,16 +1,12 @@
-"""How a document is to be read, and what a checkpoint wants that brings wishes of its own."""
+"""How a document is to be read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from model.errors import InputError
-from weights import DEMOS
 
 PATTERNS = ("wim", "llm", "rag")
-# The demo checkpoints learned to write their margins on chunks of this size.
-DEMO_CHUNK_TOKENS, CHUNK_TOKENS = 256, 4096
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Settings:
     """
 
     pattern: str = "wim"
-    chunk_tokens: int = CHUNK_TOKENS
+    chunk_tokens: int = 4096
     margin_tokens: int = 100
     answer_tokens: int = 100
     margin_window: int | None = 1
@@ -58,16 +54,6 @@ class Settings:
         _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
-
-
-def is_demo(model: str) -> bool:
-    """Whether a checkpoint, by the name or the path that it was asked for, is one of those shipped."""
-    return model in DEMOS or Path(model).resolve() in [folder.resolve() for folder in DEMOS.values()]
-
-
-def default_chunk_tokens(model: str) -> int:
-    """For a checkpoint by the name that it was asked for."""
-    return DEMO_CHUNK_TOKENS if is_demo(model) else CHUNK_TOKENS
 
 
 def _check(good: bool, name: str, value: object, wanted: str) -> None:

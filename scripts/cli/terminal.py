@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -52,6 +53,9 @@ class Terminal:
                 print(flush=True)
                 if not self.answering:
                     print("(no answer: the model wrote nothing that is text)", file=sys.stderr)
+                if event.left_out:
+                    chunks = ", ".join(str(margin.chunk + 1) for margin in event.left_out)
+                    print(f"The last prompt had no room for the margins on these chunks: {chunks}.", file=sys.stderr)
                 print(summary(event), file=sys.stderr)
 
     def _grow(self, chunk: int, text: str) -> None:
@@ -74,6 +78,19 @@ class Terminal:
 
     def _line(self, text: str) -> None:
         tqdm.write(printable(text), file=sys.stderr)
+
+
+def weights_bar() -> Callable[[int, int], None]:
+    """A progress bar for weights that are being loaded; see Checkpoint.load_model."""
+    bar = tqdm(desc="weights", unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr, delay=0.5)
+
+    def show(n_bytes: int, total: int) -> None:
+        bar.total = total
+        bar.update(n_bytes - bar.n)
+        if n_bytes == total:
+            bar.close()
+
+    return show
 
 
 def printable(text: str) -> str:

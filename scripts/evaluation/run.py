@@ -19,6 +19,7 @@ from functools import cached_property, partial
 from itertools import islice
 
 import torch
+from cli.terminal import weights_bar
 from tasks import NO_EVIDENCE, Question, score
 
 from evaluation.ahead import ahead
@@ -37,12 +38,15 @@ from wim.settings import Settings
 
 @dataclass(frozen=True)
 class Setup:
-    """What is asked of whom. n_documents: for each cell; settings: their `pattern` does not count, `patterns` does."""
+    """What is asked of whom. n_documents: for each cell; settings: their `pattern` does not count, `patterns` does.
+
+    prompts: see make_plan
+    """
 
     checkpoint: Checkpoint
     classifier: Checkpoint | None
     settings: Settings
-    prompts: Prompts
+    prompts: Prompts | None
     patterns: tuple[str, ...]
     source: Source
     cells: tuple[Cell, ...]
@@ -188,7 +192,8 @@ def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool 
     done: what has been answered before
     progress: show on stderr how the weights are loaded
     """
-    reader = Reader(setup.checkpoint, setup.classifier, setup.device, setup.dtype, progress, setup.compiled)
+    bar = weights_bar() if progress else None
+    reader = Reader(setup.checkpoint, setup.classifier, setup.device, setup.dtype, bar, setup.compiled)
     if (largest := largest_plan(setup, work)) is not None:
         reader.open(largest)
     # The CPU has enough to do with the model, where that is where the model is.

@@ -1,6 +1,6 @@
 """A checkpoint folder as they are published: configuration, tokenizer, chat template, weights.
 
-config.json  generation_config.json  tokenizer_config.json  model.safetensors
+config.json  generation_config.json  tokenizer_config.json  model.safetensors  wim.json
 tokenizer.json      byte-level BPE (llama, qwen2)
 tokenizer.model     SentencePiece BPE with bytes for what it has no piece for (phi3)
 """
@@ -26,8 +26,11 @@ from model.transformer import CausalLM
 from weights import Checkpoint
 from weights.files import read_json
 from weights.safetensors_loader import load_weights, read_headers
+from wim.wishes import FILE, Wishes
 
 FAMILIES = ("llama", "phi3", "qwen2")
+# What margins are learnt on and take: chunks of this size, and a few short sentences.
+READING = {"chunk_tokens": 256, "margin_tokens": 64}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -216,6 +219,12 @@ def write_weights(model: CausalLM, folder: Path) -> None:
     save_file(tensors, beside, metadata={"format": "pt"})
     beside.chmod(0o644)  # save_file lets only its owner read it
     os.replace(beside, folder / "model.safetensors")
+
+
+def write_wishes(source: Path, folder: Path) -> None:
+    """Write how the checkpoint is to be read and asked: as `source` wishes, and as demos are where it is silent."""
+    wishes = Wishes.of(source)
+    _write_json(folder / FILE, {**READING, **wishes.numbers, "prompts": vars(wishes.prompts)})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

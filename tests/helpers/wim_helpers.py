@@ -13,11 +13,12 @@ from training.folder import write_tokenizer
 from weights_helpers import CORPUS, tiny_config, write_checkpoint, write_json
 
 from model import build_model
-from weights import Checkpoint
+from weights import Checkpoint, sessions
 from weights.config import read_model_config
+from wim.budget import Plan
 from wim.events import AnswerToken, Done, Event, MarginToken
 from wim.loop import WiM
-from wim.reader import open_document
+from wim.reader import open_document, wanted_sessions
 from wim.settings import Settings
 
 # One of each architecture, and those options that change how a cache is read.
@@ -85,6 +86,11 @@ def open_wim(folder: Path | str, text: str, queries: list[str] | None = None, **
         device=cpu,
         dtype=torch.float32,
     )
+
+
+def needed_bytes(plan: Plan, checkpoint: Checkpoint, classifier: Checkpoint | None) -> dict[str, int]:
+    """In float32."""
+    return sessions.needed_bytes(wanted_sessions(plan, checkpoint, classifier), torch.float32)
 
 
 def ask(wim: WiM, query: str = QUERY, on: Callable[[Event], None] = lambda event: None) -> list[Event]:

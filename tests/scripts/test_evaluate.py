@@ -24,10 +24,11 @@ from weights_helpers import LLAMA_TEMPLATE, write_checkpoint
 
 from model import InputError
 from weights import Checkpoint
+from weights.sessions import same_rotation
 from wim.budget import make_plan
 from wim.events import Done
 from wim.prompts import Prompts
-from wim.reader import Reader, open_document, same_rotation
+from wim.reader import Reader, open_document
 from wim.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -40,6 +41,12 @@ SETTINGS = Settings(chunk_tokens=128, margin_tokens=4, answer_tokens=4, margin_w
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
     return str(write_checkpoint(tmp_path_factory.mktemp("checkpoint"), "llama", max_position_embeddings=2048))
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Where --workers does not say otherwise: the models are small, and processes take seconds to start."""
+    monkeypatch.setattr(evaluate, "usable_cores", lambda: 1)
 
 
 def arguments(folder: str, out: Path, *more: str) -> list[str]:

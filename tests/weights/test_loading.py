@@ -133,13 +133,18 @@ def test_one_tensor_at_a_time(tmp_path, monkeypatch):
     assert waiting == list(range(len(list(model.parameters()))))
 
 
-@pytest.mark.parametrize("progress", [False, True])
-def test_progress_goes_to_stderr(tmp_path, capsys, progress):
-    folder = write_checkpoint(tmp_path, "llama")
-    Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64, progress=progress)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert ("weights: 100%" in err) == progress
+def test_progress_is_told_in_bytes(tmp_path, capsys):
+    folder, told = write_checkpoint(tmp_path, "llama"), []
+    model = Checkpoint.open(str(folder)).load_model(
+        "cpu", torch.float32, planned_length=64, progress=lambda *step: told.append(step)
+    )
+    n_tensors = len(list(model.parameters()))
+    done, totals = zip(*told, strict=True)
+    assert len(told) == n_tensors and set(totals) == {done[-1]}
+    assert list(done) == sorted(set(done)) and done[-1] == sum(
+        tensor.nbytes for tensor in load_file(folder / "model.safetensors").values()
+    )
+    assert capsys.readouterr() == ("", "")
 
 
 # Bad weights

@@ -8,11 +8,10 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from wim_helpers import QUERY, SETTINGS, document, write_reader
+from wim_helpers import QUERY, SETTINGS, document, needed_bytes, write_reader
 
 from model.errors import DoesNotFit
-from weights import Checkpoint
-from wim import reader
+from weights import Checkpoint, sessions
 from wim.budget import make_plan
 from wim.events import ChunkRead, Margin
 from wim.notes import last_prompt
@@ -152,8 +151,8 @@ def test_windows_shrink_where_memory_is_short(checkpoint, monkeypatch):
     n_chunks = len(wide.plan.chunks)
     assert wide.plan.margin_window == n_chunks > 2 and wide.plan.shortages() == []
     one = plan_of(checkpoint)
-    needed = sum(reader.needed_bytes(one, checkpoint, checkpoint, torch.float32).values())
-    monkeypatch.setattr(reader, "free_bytes", lambda device: needed)
+    needed = sum(needed_bytes(one, checkpoint, checkpoint).values())
+    monkeypatch.setattr(sessions, "free_bytes", lambda device: needed)
     narrow = open_in(checkpoint, 2048, margin_window=None)
     *_, done = narrow.ask(QUERY)
     assert narrow.plan.margin_window < n_chunks

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from weights_helpers import write_checkpoint, write_json
-from wim_helpers import QUERY, READERS, SETTINGS, ask, document, open_wim, tokens_read, write_reader
+from wim_helpers import QUERY, READERS, SETTINGS, ask, document, needed_bytes, open_wim, tokens_read, write_reader
 
 from model import InputError
 from model.sampling import Sampler
 from model.session import Session
-from weights import DEMOS, Checkpoint
+from weights import DEMOS, Checkpoint, sessions
 from wim import reader
 from wim.budget import make_plan
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone, MarginToken, Rollback
@@ -621,7 +621,7 @@ def plan_without_limits(folder, text):
 @pytest.mark.parametrize("classifier", ["same", None, "phi3"])
 def test_what_exceeds_the_memory_is_refused_before_weights_are_read(folders, monkeypatch, classifier):
     monkeypatch.setattr("weights.checkpoint.load_weights", refuse_to_load)
-    monkeypatch.setattr(reader, "free_bytes", lambda device: 100_000)
+    monkeypatch.setattr(sessions, "free_bytes", lambda device: 100_000)
     with pytest.raises(InputError, match=r"needs \d+\.\d GiB for weights, .* cache of \d+ positions .* has 0\.0 GiB free"):
         open_wim(folders["llama"], DOCUMENT, classifier=folders.get(classifier, classifier))
 
@@ -631,10 +631,10 @@ def test_what_just_fits_is_not_refused(folders, monkeypatch):
     plan = make_plan(checkpoint, DOCUMENT, [QUERY], SETTINGS, Prompts(), checkpoint)
     while (smaller := plan.smaller()) is not None:
         plan = smaller
-    needed = sum(reader.needed_bytes(plan, checkpoint, checkpoint, torch.float32).values())
-    monkeypatch.setattr(reader, "free_bytes", lambda device: needed)
+    needed = sum(needed_bytes(plan, checkpoint, checkpoint).values())
+    monkeypatch.setattr(sessions, "free_bytes", lambda device: needed)
     open_wim(folders["llama"], DOCUMENT)
-    monkeypatch.setattr(reader, "free_bytes", lambda device: needed - 1)
+    monkeypatch.setattr(sessions, "free_bytes", lambda device: needed - 1)
     with pytest.raises(InputError):
         open_wim(folders["llama"], DOCUMENT)
 
@@ -646,7 +646,7 @@ def test_prompts_that_are_read_together_need_room_to_work_in(folders):
         settings = replace(SETTINGS, margin_window=window)
         plan = make_plan(checkpoint, DOCUMENT, [question], settings, Prompts(), checkpoint)
         assert len(plan.chunks) > 1
-        return reader.needed_bytes(plan, checkpoint, checkpoint, torch.float32)["work"]
+        return needed_bytes(plan, checkpoint, checkpoint)["work"]
 
     one, all_ = work(QUERY * 5, 1), work(QUERY * 5, None)
     assert all_ > one > 0
@@ -655,7 +655,7 @@ def test_prompts_that_are_read_together_need_room_to_work_in(folders):
 def test_the_weights_and_the_cache_take_what_was_said(folders):
     wim = open_wim(folders["llama"], DOCUMENT, classifier=folders["phi3"])
     checkpoints = Checkpoint.open(str(folders["llama"])), Checkpoint.open(str(folders["phi3"]))
-    needed = reader.needed_bytes(wim.plan, *checkpoints, torch.float32)
+    needed = needed_bytes(wim.plan, *checkpoints)
     models = wim.session.model, wim.classifier.session.model
     assert needed["weights"] == sum(weight.nbytes for model in models for weight in model.parameters())
     assert needed["cache"] == wim.session.cache.nbytes + wim.classifier.session.cache.nbytes
