@@ -14,7 +14,7 @@ from itertools import groupby
 from model.errors import DoesNotFit, InputError
 from weights import Checkpoint
 from wim.chunks import Chunk, split_document
-from wim.needs import Needs, joined, llm_needs, rag_needs, wim_needs
+from wim.needs import NEEDS, Needs, joined
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.settings import Settings
@@ -28,6 +28,7 @@ class Plan:
     classifier_prompts: None where no verdicts are wanted
     context_length: positions that the model has
     margin_window: of how many chunks the margins are written together
+    margin_tokens: for each chunk, how long its margin may become: what the settings say, or what the context has left
     """
 
     settings: Settings
@@ -37,6 +38,7 @@ class Plan:
     needs: Needs
     context_length: int
     margin_window: int
+    margin_tokens: list[int]
 
     @property
     def document_tokens(self) -> int:
@@ -61,31 +63,21 @@ class Plan:
     @property
     def longest_verdict(self) -> int:
         """The most positions of one verdict, header and prompt."""
-        return self._verdict_header + self.needs.verdict
+        return self.needs.verdict_header + self.needs.verdict
 
     @property
     def verdict_capacity(self) -> int:
         """Positions of the second cache, in which margins are judged; 0 where it is not needed."""
-        return self._verdict_header + self.margin_window * self.needs.verdict if self.needs.verdict else 0
+        return self.needs.verdict_header + self.margin_window * self.needs.verdict if self.needs.verdict else 0
 
     @property
     def prompts_together(self) -> int:
         """The most tokens of prompts that one forward pass reads, those of a window's margins."""
         return max(self.margin_window * max(self.needs.margin_prompts, default=0), self.needs.all_relevance)
 
-    @property
-    def margin_tokens(self) -> list[int]:
-        """For each chunk, how long its margin may become: what the settings say, or what the context has left; if any."""
-        first = len(self.prompts.header)
-        left = [
-            self.context_length - first - c.end - n for c, n in zip(self.chunks, self.needs.margin_prompts, strict=False)
-        ]
-        return [max(0, min(self.settings.margin_tokens, n_tokens)) for n_tokens in left]
-
     def margin_windows(self) -> list[list[Chunk]]:
         """The chunks whose margins are written together; these may become equally long."""
-        most = self.margin_tokens
-        alike = [list(group) for _, group in groupby(self.chunks, key=lambda chunk: most[chunk.index])]
+        alike = [list(group) for _, group in groupby(self.chunks, key=lambda chunk: self.margin_tokens[chunk.index])]
         size = self.margin_window
         return [group[first : first + size] for group in alike for first in range(0, len(group), size)]
 
@@ -99,7 +91,7 @@ class Plan:
 
     def shortages(self) -> list[str]:
         """What is less than the settings ask for, a sentence each."""
-        said, wanted = [], _window(self.settings, self.chunks)
+        said, wanted = [], min(self.settings.margin_window or len(self.chunks), len(self.chunks))
         if self.margin_window < wanted:
             said.append(f"Memory is short: margins are written {self.margin_window} at a time instead of {wanted}.")
         most = enumerate(self.margin_tokens, 1)
@@ -119,10 +111,6 @@ class Plan:
     def _margin_row(self) -> int:
         rows = zip(self.needs.margin_prompts, self.margin_tokens, strict=True)
         return max((prompt + n_tokens for prompt, n_tokens in rows if n_tokens), default=0)
-
-    @property
-    def _verdict_header(self) -> int:
-        return len(self.classifier_prompts.chat_header) if self.classifier_prompts is not None else 0
 
 
 def make_plan(
@@ -150,28 +138,19 @@ def make_plan(
         raise InputError("The document is empty; give a text to read.")
     patterns = patterns or [settings.pattern]
     ids = PromptIds(checkpoint, prompts or Wishes.of(checkpoint.folder).prompts, settings.margin_tokens, settings.system)
-    judge = None
-    if classifier is not None:
-        judge = PromptIds(classifier, prompts or Wishes.of(classifier.folder).prompts, settings.margin_tokens)
+    judge = classifier and PromptIds(classifier, prompts or Wishes.of(classifier.folder).prompts, settings.margin_tokens)
     for name, who in (("rag", ids), ("wim", judge)):
         if name in patterns and who is not None:
             who.check_verdicts()
     if chunks is None:
         chunks = split_document(document, checkpoint.tokenizer, settings.chunk_tokens)
-    needs_of = {
-        "llm": lambda: llm_needs(ids, queries, settings),
-        "rag": lambda: rag_needs(ids, queries, settings),
-        "wim": lambda: wim_needs(ids, judge, queries, settings, chunks),
-    }
-    needs = joined([needs_of[pattern]() for pattern in patterns])
-    limit = checkpoint.config.context_length
-    plan = Plan(settings, ids, judge, chunks, needs, limit, _window(settings, chunks))
+    needs = joined([NEEDS[pattern](ids, judge, queries, settings, chunks) for pattern in patterns])
+    limit, window = checkpoint.config.context_length, min(settings.margin_window or len(chunks), len(chunks))
+    left = [limit - len(ids.header) - chunk.end - n for chunk, n in zip(chunks, needs.margin_prompts, strict=False)]
+    margin_tokens = [max(0, min(settings.margin_tokens, n_tokens)) for n_tokens in left]
+    plan = Plan(settings, ids, judge, chunks, needs, limit, window, margin_tokens)
     check_fits(plan, checkpoint, classifier)
     return replace(plan, needs=replace(needs, notes=min(needs.notes, limit - plan.least)))
-
-
-def _window(settings: Settings, chunks: list[Chunk]) -> int:
-    return min(settings.margin_window or len(chunks), len(chunks))
 
 
 def check_fits(plan: Plan, checkpoint: Checkpoint, classifier: Checkpoint | None) -> None:

@@ -6,9 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 class Meter:
@@ -24,7 +22,7 @@ class Meter:
         yield
         self.seconds[phase] += time.perf_counter() - start
 
-    def steps(self, phase: str, steps: Iterable[T]) -> Iterator[T]:
+    def steps(self, phase: str, steps: Iterable[Any]) -> Iterator[Any]:
         """The same steps; only what they take themselves counts, not what is done with them."""
         steps = iter(steps)
         while True:

@@ -14,13 +14,13 @@ NOTE_EDGES = 8  # tokens that a margin may cost in a prompt beyond its own: the 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a pattern needs behind the document, in positions: the most that any of the questions takes.
+    """What is 0 a pattern does without.
 
     answer: the last prompt without notes, and its answer
     notes: what notes may add to that prompt
     margin_prompts: for each chunk, the prompt of its margin
     relevance, all_relevance: the prompt about one chunk in `rag`, and those of all questions together
-    verdict: the prompt about a margin, after the header
+    verdict_header, verdict: the classifier's header, and the prompt about a margin
     """
 
     answer: int = 0
@@ -28,30 +28,33 @@ class Needs:
     margin_prompts: tuple[int, ...] = ()
     relevance: int = 0
     all_relevance: int = 0
+    verdict_header: int = 0
     verdict: int = 0
 
 
-def llm_needs(ids: PromptIds, queries: list[str], settings: Settings) -> Needs:
+def _llm(ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: Settings, chunks: list[Chunk]) -> Needs:
     return Needs(answer=max(len(ids.answer(query)) for query in queries) + settings.answer_tokens)
 
 
-def rag_needs(ids: PromptIds, queries: list[str], settings: Settings) -> Needs:
+def _rag(ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: Settings, chunks: list[Chunk]) -> Needs:
     relevance = max(len(ids.relevance(query)) for query in queries)
-    return replace(llm_needs(ids, queries, settings), relevance=relevance, all_relevance=len(queries) * relevance)
+    return replace(_llm(ids, judge, queries, settings, chunks), relevance=relevance, all_relevance=len(queries) * relevance)
 
 
-def wim_needs(
-    ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: Settings, chunks: list[Chunk]
-) -> Needs:
+def _wim(ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: Settings, chunks: list[Chunk]) -> Needs:
     note = settings.margin_tokens + NOTE_EDGES
-    n_lists = ids.prompts.answer_with_margins.count("{margins}")
-    verdicts = [len(judge.verdict(query, "")) for query in queries] if judge is not None else []
-    return Needs(
+    needs = Needs(
         answer=max(len(ids.answer_with_margins(query, [])) for query in queries) + settings.answer_tokens,
-        notes=len(chunks) * note * n_lists,
+        notes=len(chunks) * note * ids.prompts.answer_with_margins.count("{margins}"),
         margin_prompts=tuple(max(len(ids.margin(query, chunk.beginning)) for query in queries) for chunk in chunks),
-        verdict=max(verdicts) + note * judge.prompts.verdict.count("{margin}") if verdicts else 0,
     )
+    if judge is None:
+        return needs
+    verdict = max(len(judge.verdict(query, "")) for query in queries) + note * judge.prompts.verdict.count("{margin}")
+    return replace(needs, verdict_header=len(judge.chat_header), verdict=verdict)
+
+
+NEEDS = {"llm": _llm, "rag": _rag, "wim": _wim}
 
 
 def joined(needs: Sequence[Needs]) -> Needs:

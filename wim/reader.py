@@ -38,12 +38,11 @@ def open_document(
     queries: all that will be asked; the room is computed for the largest
     prompts: None for those that the checkpoint's folder brings, or the project's own
     classifier: judges margins; may be `checkpoint` itself, which then serves both with one copy of its weights
-    progress: called with the bytes of weights that have been read, and with all there are
-    compiled: see CausalLM.compile_layers; on CUDA
+    device, dtype, progress, compiled: see weights.sessions.Sessions
     Raises InputError for whatever does not fit.
     """
     plan = make_plan(checkpoint, document, queries, settings, prompts, classifier)
-    return Reader(checkpoint, classifier, device, dtype, progress, compiled).open(plan)
+    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled)).open(plan)
 
 
 class Reader:
@@ -51,21 +50,11 @@ class Reader:
 
     Opening a document closes the one before: its `WiM` has lost its cache.
 
-    checkpoint, classifier, device, dtype, progress, compiled: see open_document
-    Raises InputError for `compiled` on another device than CUDA.
+    checkpoint, classifier: see open_document
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        classifier: Checkpoint | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        progress: Callable[[int, int], object] | None = None,
-        compiled: bool = False,
-    ):
-        self.checkpoint, self.classifier = checkpoint, classifier
-        self.sessions = Sessions(device, dtype, progress, compiled)
+    def __init__(self, checkpoint: Checkpoint, classifier: Checkpoint | None, sessions: Sessions):
+        self.checkpoint, self.classifier, self.sessions = checkpoint, classifier, sessions
 
     def open(self, plan: Plan) -> WiM:
         """Where memory is short, the plan of the WiM asks for less. Raises InputError when that does not help."""

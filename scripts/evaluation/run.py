@@ -29,6 +29,7 @@ from evaluation.source import Cell, Item, Source, Work
 from evaluation.workers import side_by_side
 from model.errors import DoesNotFit
 from weights import Checkpoint
+from weights.sessions import Sessions
 from wim.budget import Plan, make_plan
 from wim.loop import WiM
 from wim.prompts import Prompts
@@ -193,7 +194,7 @@ def work_through(setup: Setup, work: Work, done: Container[Key], progress: bool 
     progress: show on stderr how the weights are loaded
     """
     bar = weights_bar() if progress else None
-    reader = Reader(setup.checkpoint, setup.classifier, setup.device, setup.dtype, bar, setup.compiled)
+    reader = Reader(setup.checkpoint, setup.classifier, Sessions(setup.device, setup.dtype, bar, setup.compiled))
     if (largest := largest_plan(setup, work)) is not None:
         reader.open(largest)
     # The CPU has enough to do with the model, where that is where the model is.

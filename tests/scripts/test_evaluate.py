@@ -24,7 +24,7 @@ from weights_helpers import LLAMA_TEMPLATE, write_checkpoint
 
 from model import InputError
 from weights import Checkpoint
-from weights.sessions import same_rotation
+from weights.sessions import Sessions, same_rotation
 from wim.budget import make_plan
 from wim.events import Done
 from wim.prompts import Prompts
@@ -608,7 +608,7 @@ def test_patterns_can_share_a_document(folder):
                 open_document(checkpoint, TEXT, QUERIES, settings, classifier=checkpoint, **CPU), query
             )
     plan = make_plan(checkpoint, TEXT, QUERIES, SETTINGS, prompts, checkpoint, patterns=patterns)
-    wim = Reader(checkpoint, checkpoint, **CPU).open(plan)
+    wim = Reader(checkpoint, checkpoint, Sessions(**CPU)).open(plan)
     for pattern in ("llm", "wim", "rag", "llm", "rag", "wim", "wim"):
         for query in QUERIES:
             answer, margins, chunks_read = outcome(wim, query, pattern)
@@ -625,7 +625,7 @@ def test_a_reader_loads_once_and_keeps_a_cache_that_is_large_enough(folder, monk
     loads = []
     load_model = Checkpoint.load_model
     monkeypatch.setattr(Checkpoint, "load_model", lambda self, *a, **k: loads.append(1) or load_model(self, *a, **k))
-    reader = Reader(checkpoint, checkpoint, **CPU)
+    reader = Reader(checkpoint, checkpoint, Sessions(**CPU))
 
     def read_text(text: str):
         return reader.open(make_plan(checkpoint, text, QUERIES, SETTINGS, Prompts(), checkpoint))

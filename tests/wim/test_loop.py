@@ -20,12 +20,12 @@ from model import InputError
 from model.sampling import Sampler
 from model.session import Session
 from weights import DEMOS, Checkpoint, sessions
-from wim import reader
 from wim.budget import make_plan
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone, MarginToken, Rollback
 from wim.needs import NOTE_EDGES
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
+from wim.reader import Reader
 from wim.repeats import sentences
 
 DOCUMENT = document()
@@ -311,7 +311,7 @@ def test_a_question_that_was_walked_away_from_leaves_no_trace(folders, options, 
 def test_a_reader_reads_one_document_after_another(folders):
     """With the same weights and caches, and as if each were the first."""
     checkpoint, cpu = Checkpoint.open(str(folders["phi3-longrope"])), torch.device("cpu")
-    shared = reader.Reader(checkpoint, checkpoint, cpu, torch.float32)
+    shared = Reader(checkpoint, checkpoint, sessions.Sessions(cpu, torch.float32))
     models = set()
     for text in (document(2), DOCUMENT, document(5)):
         wim = shared.open(
