@@ -41,8 +41,7 @@ from weights.device import check_compile, pick_device, pick_dtype
 from weights.files import SMALL_FILES, weight_files
 from weights.hub import resolve
 from weights.safetensors_loader import read_headers
-from wim.settings import PATTERNS
-from wim.wishes import Wishes
+from wim.settings import PATTERNS, Wishes
 
 # Models up to so many bytes are answered by several processes, each with weights of its own.
 SMALL_MODEL = 100 * 10**6

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from model.sampling import Sampler
 from model.session import Session
 from wim.budget import Plan
 from wim.chunks import Chunk
-from wim.events import ChunkRead, Event, Rollback
+from wim.events import ChunkRead, Event, Rollback, Tell
 from wim.meter import Meter
 
 
@@ -56,21 +56,14 @@ class Desk:
         self.meter.tokens["document"] += len(chunk.ids)
         return ChunkRead(chunk.index, len(self.plan.chunks), len(chunk.ids), self.session.length)
 
-    def generate(
-        self, phase: str, prompt: list[int], max_tokens: int, event: Callable[[str], Event]
-    ) -> Generator[Event, None, str]:
+    def generate(self, phase: str, prompt: list[int], max_tokens: int, event: Tell) -> Generator[Event, None, str]:
         """Read a prompt and write the reply, which is returned. What it takes in the cache stays there."""
         tokens = self.session.generate(prompt, max_tokens, self.prompts.stop_ids, self.sampler)
         [text] = yield from self.write(phase, ([token] for token in tokens), [event])
         return text
 
-    def write(
-        self, phase: str, steps: Iterable[list[int | None]], events: Sequence[Callable[[str], Event]]
-    ) -> Generator[Event, None, list[str]]:
-        """Replies that grow side by side, as texts. Each step has a token for every reply, or None where it has ended.
-
-        events: for each reply, what tells of more of its text
-        """
+    def write(self, phase: str, steps: Iterable[list[int | None]], events: Sequence[Tell]) -> Generator[Event, None, list]:
+        """Replies that grow side by side, as texts. Each step has a token for every reply, or None where it has ended."""
         streams = [self.prompts.tokenizer.stream() for _ in events]
         texts = ["" for _ in events]
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from wim.chunks import Chunk
@@ -18,8 +19,7 @@ class Margin:
     start, end: that chunk is [start, end) of the document's tokens
     text: as the model wrote it
     relevant: whether it goes into the final prompt
-    probability: of YES against NO in the verdict; None where no classifier was asked, as about a margin that says
-        there is nothing
+    probability: of YES against NO in the verdict; None where no classifier was asked
     """
 
     chunk: int
@@ -93,7 +93,7 @@ class Done:
         or in the pattern `rag`
     tokens: counts by phase: document (prefilled for this question; 0 when it had been read before), margins, verdicts
         (what was read for them: prompts, and in `rag` the chunks), final_prompt, answer
-    seconds: of wall clock, by phase: prefill (verdicts that were packed ride along in it), margins, verdicts, answer
+    seconds: of wall clock, by phase: prefill (with verdicts that ride along), margins, verdicts, answer
     left_out: relevant margins for which the last prompt had no room, the least probable ones
     """
 
@@ -106,3 +106,4 @@ class Done:
 
 
 Event = ChunkRead | ChunkJudged | MarginToken | MarginDone | Rollback | AnswerToken | Done
+Tell = Callable[[str], Event]  # makes an event of a piece of text

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 
-from model.errors import InputError
 from model.session import Session
 from wim import baselines, windows
 from wim.budget import Plan
@@ -27,7 +26,6 @@ from wim.chunks import Chunk
 from wim.desk import Desk
 from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken
 from wim.notes import last_prompt
-from wim.settings import PATTERNS
 from wim.verdict import Classifier, says_nothing
 
 
@@ -60,7 +58,7 @@ class WiM:
                 margins = yield from self._writing()(query)
                 yield from self._answer(query, margins)
             case unknown:
-                raise InputError(f"The pattern {unknown!r} is unknown; choose one of: {', '.join(PATTERNS)}.")
+                raise ValueError(f"There is no pattern {unknown!r}.")
 
     def one_by_one(self, query: str) -> Generator[Event, None, list[Margin]]:
         """The paper's loop. Returns the margins on the chunks."""
@@ -80,10 +78,8 @@ class WiM:
         if self.session.length > self.desk.chunk_ends[chunk.index]:
             return (yield from windows.write_margins(self, query, [chunk]))[0]
         prompt = self.prompts.margin(query, chunk.beginning)
-        token = partial(MarginToken, chunk.index)
-        return Margin.on(
-            chunk, (yield from self.desk.generate("margins", prompt, self.plan.margin_tokens[chunk.index], token))
-        )
+        n_tokens, token = self.plan.margin_tokens[chunk.index], partial(MarginToken, chunk.index)
+        return Margin.on(chunk, (yield from self.desk.generate("margins", prompt, n_tokens, token)))
 
     def judge(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """The verdicts on margins, together. Without a classifier all are relevant, but those that say nothing."""

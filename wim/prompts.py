@@ -6,10 +6,8 @@ texts, then the chat format's closing, which hands the turn to the model. The ve
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from model.errors import InputError
 
@@ -48,20 +46,6 @@ class Prompts:
         "Answer this question in as few words as possible.\nQuestion: {query}"
     )
     no_margins: str = "None."
-
-    @classmethod
-    def from_file(cls, path: str | Path, others: Prompts | None = None) -> Prompts:
-        """Read a JSON object that gives some of the texts; for the others, `others` or the project's wording stands.
-
-        Raises InputError for a file that is not such an object, an unknown name, or a text without its placeholders.
-        """
-        try:
-            given = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise InputError(f"The prompts file {path} cannot be read ({error.strerror}); check its path.") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"The prompts file {path} is not JSON ({error}); write one object of texts.") from None
-        return (others or cls()).changed(given, f"The prompts file {path}")
 
     def changed(self, texts: object, source: str) -> Prompts:
         """With some texts replaced. Raises InputError, which names the source, for what is no dictionary of good texts."""

@@ -1,7 +1,6 @@
-"""From names to a `WiM`: check that everything fits, and only then load.
+"""From checkpoints to a `WiM`: the budget first, then the memory, and only then the weights.
 
-The order is the point: small files first, then the budget, then the weights. What cannot work is said in a sentence before
-gigabytes are read.
+What cannot work is said in a sentence before gigabytes are read.
 """
 
 from __future__ import annotations
@@ -46,12 +45,7 @@ def open_document(
 
 
 class Reader:
-    """Reads one document after another with the same models and caches.
-
-    Opening a document closes the one before: its `WiM` has lost its cache.
-
-    checkpoint, classifier: see open_document
-    """
+    """Reads one document after another with the same models and caches; the `WiM` of the one before has lost its cache."""
 
     def __init__(self, checkpoint: Checkpoint, classifier: Checkpoint | None, sessions: Sessions):
         self.checkpoint, self.classifier, self.sessions = checkpoint, classifier, sessions

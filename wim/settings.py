@@ -1,12 +1,22 @@
-"""How a document is to be read."""
+"""How a document is to be read: as a person asks, else as the checkpoint wishes, else by the defaults.
+
+A checkpoint that wishes for something, as the demos do, has a file wim.json in its folder, of which any part may be absent:
+
+    {"chunk_tokens": 256, "margin_tokens": 64, "prompts": {"margin": "…", "verdict": "…"}}
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from model.errors import InputError
+from weights.files import read_json
+from wim.prompts import Prompts
 
 PATTERNS = ("wim", "llm", "rag")
+WISHES = "wim.json"
+NUMBERS = ("chunk_tokens", "margin_tokens", "answer_tokens", "threshold")
 
 
 @dataclass(frozen=True)
@@ -17,11 +27,10 @@ class Settings:
         (only the chunks judged relevant, then the question)
     chunk_tokens, margin_tokens, answer_tokens: the most tokens of a chunk, a margin and the answer
     margin_window: of how many chunks the margins are written together; 1 is the paper's loop, None is all
-    pack: judge a margin in the same forward pass that reads the next chunk: for a window of 1 and the model as its own
-        classifier. The verdict comes that much later, and the document's cache is that of plain prefill to rounding
-        instead of bit for bit
+    pack: judge a margin in the forward pass that reads the next chunk (for a window of 1, by the model itself); the
+        document's cache is then that of plain prefill to rounding instead of bit for bit
     keep_repeats: keep in the final prompt a sentence that an earlier margin already holds, even if this margin's chunk does
-        not contain it (wim/repeats.py)
+        not contain it (wim/notes.py)
     threshold: a margin (or a chunk, in `rag`) is relevant when the probability of YES against NO is at least this
     temperature, top_p, seed: see model.sampling.Sampler
     system: the system prompt, if any
@@ -54,6 +63,35 @@ class Settings:
         _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """numbers: some of NUMBERS, which are fields of Settings; prompts: its own, or the project's where it has none."""
+
+    numbers: dict[str, int | float]
+    prompts: Prompts
+
+    @classmethod
+    def of(cls, folder: Path) -> Wishes:
+        """Of a checkpoint's folder. Raises InputError for a file that is damaged, or asks for what there is not."""
+        path = folder / WISHES
+        numbers = read_json(path, optional=True)
+        prompts = Prompts().changed(numbers.pop("prompts", {}), f"{path}, under 'prompts',")
+        for name, value in numbers.items():
+            if name not in NUMBERS:
+                raise InputError(f"{path} names {name!r}; it may name: {', '.join(NUMBERS)}, prompts.")
+            if isinstance(value, bool) or not isinstance(value, int | type(getattr(Settings, name))):
+                raise InputError(f"{path} says {name} = {value!r}; give a number, whole for tokens.")
+        try:
+            Settings(**numbers)
+        except InputError as error:
+            raise InputError(f"{path} cannot be used: {error}") from None
+        return cls(numbers, prompts)
+
+    def settings(self, **given: object) -> Settings:
+        """Those that are given, then those of the checkpoint, then the defaults. Raises InputError as Settings does."""
+        return Settings(**{**self.numbers, **given})
 
 
 def _check(good: bool, name: str, value: object, wanted: str) -> None:

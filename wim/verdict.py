@@ -8,12 +8,9 @@ from __future__ import annotations
 from model.session import Session
 from wim.prompt_ids import PromptIds
 
-# Replies to a margin's prompt by which models say that the chunk has nothing, without the marks around them.
-NOTHING = (
-    {"", "none", "n/a", "na", "null", "not applicable", "there is none", "there are none", "i don't know", "i do not know"}
-    | {f"no {what}" for what in ("relevant sentences", "relevant sentence", "relevant information", "such sentence")}
-    | {"no relevant sentences found", "no relevant information found", "none found"}
-)
+# How models say that a chunk has nothing, without the marks around it.
+NOTHING = {"", "none", "n/a", "na", "null", "not applicable", "there is none", "there are none", "i don't know"}
+NOTHING |= {"i do not know", "none found", "no relevant sentence", "no relevant sentences", "no relevant information"}
 
 
 def says_nothing(margin: str) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from cli.terminal import printable
 from model import InputError
 from weights import DEMOS, Checkpoint
 from wim.prompts import Prompts
-from wim.settings import Settings
-from wim.wishes import FILE, NUMBERS, Wishes
+from wim.settings import NUMBERS, WISHES, Settings, Wishes
 
 MAX_DIGITS = 9  # thousands of them are more than int() reads
 
@@ -29,7 +30,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> None:
     """margin_window: the script's default, a number or `all`."""
-    add, defaults, wishes = parser.add_argument, Settings(), f"or what the checkpoint's {FILE} says"
+    add, defaults, wishes = parser.add_argument, Settings(), f"or what the checkpoint's {WISHES} says"
     add("--chunk-tokens", type=int, help=f"at most this many tokens in a chunk; default {defaults.chunk_tokens}, {wishes}")
     longest = f"{defaults.margin_tokens}, {wishes}"
     add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {longest}")
@@ -93,7 +94,15 @@ def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint) -> Prompts
 
     Raises InputError for a file that is not as it should be.
     """
-    return None if args.prompts is None else Prompts.from_file(args.prompts, Wishes.of(checkpoint.folder).prompts)
+    if (path := args.prompts) is None:
+        return None
+    try:
+        texts = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"The prompts file {path} cannot be read ({error.strerror}); check its path.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"The prompts file {path} is not JSON ({error}); write one object of texts.") from None
+    return Wishes.of(checkpoint.folder).prompts.changed(texts, f"The prompts file {path}")
 
 
 def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint | None]:

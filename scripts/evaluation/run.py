@@ -291,6 +291,8 @@ class Asked:
                 | {"word_for_word": _same_words(margin.text, self.gold[margin.chunk])}
                 for margin in done.margins
             ]
+            if done.left_out:
+                record["left_out"] = [margin.chunk for margin in done.left_out]
         if pattern == "rag":
             threshold = self.wim.settings.threshold
             probabilities = self.wim.relevance[self.question.query]

@@ -15,7 +15,7 @@ from training.rows import TreeSource
 from training.trees import TreeGrower
 from weights import ChatFormat, Tokenizer
 from wim.prompts import Prompts
-from wim.wishes import Wishes
+from wim.settings import Wishes
 
 GUESSED_CHARS_PER_TOKEN = 4.0  # before there is a tokenizer
 

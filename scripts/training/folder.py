@@ -26,7 +26,7 @@ from model.transformer import CausalLM
 from weights import Checkpoint
 from weights.files import read_json
 from weights.safetensors_loader import load_weights, read_headers
-from wim.wishes import FILE, Wishes
+from wim.settings import WISHES, Wishes
 
 FAMILIES = ("llama", "phi3", "qwen2")
 # What margins are learnt on and take: chunks of this size, and a few short sentences.
@@ -224,7 +224,7 @@ def write_weights(model: CausalLM, folder: Path) -> None:
 def write_wishes(source: Path, folder: Path) -> None:
     """Write how the checkpoint is to be read and asked: as `source` wishes, and as demos are where it is silent."""
     wishes = Wishes.of(source)
-    _write_json(folder / FILE, {**READING, **wishes.numbers, "prompts": vars(wishes.prompts)})
+    _write_json(folder / WISHES, {**READING, **wishes.numbers, "prompts": vars(wishes.prompts)})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

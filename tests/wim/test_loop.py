@@ -20,13 +20,12 @@ from model import InputError
 from model.sampling import Sampler
 from model.session import Session
 from weights import DEMOS, Checkpoint, sessions
-from wim.budget import make_plan
+from wim.budget import NOTE_EDGES, make_plan
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone, MarginToken, Rollback
-from wim.needs import NOTE_EDGES
+from wim.notes import sentences
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.reader import Reader
-from wim.repeats import sentences
 
 DOCUMENT = document()
 # Its margin prompts differ in length: a chunk of blank lines begins with nothing, emoji take many tokens.

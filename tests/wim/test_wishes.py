@@ -17,8 +17,7 @@ from weights import DEMOS, Checkpoint
 from weights.files import SMALL_FILES
 from wim.prompts import Prompts
 from wim.reader import open_document
-from wim.settings import Settings
-from wim.wishes import FILE, NUMBERS, Wishes
+from wim.settings import NUMBERS, WISHES, Settings, Wishes
 
 CHANGED = {"answer": "Tell me: {query}", "verdict": "{margin}? {query}?"}
 
@@ -43,7 +42,7 @@ def test_a_folder_without_the_file_wishes_for_nothing(folder):
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_of_the_checkpoint_stands_unless_a_person_gives_one(folder, name):
     value = 0.25 if name == "threshold" else 17
-    write_json(folder / FILE, {name: value})
+    write_json(folder / WISHES, {name: value})
     checkpoint = Checkpoint.open(str(folder))
     assert vars(reading_settings(options(folder), checkpoint)) == vars(Settings()) | {name: value}
     own = options(folder, f"--{name.replace('_', '-')}", "1")
@@ -51,7 +50,7 @@ def test_a_number_of_the_checkpoint_stands_unless_a_person_gives_one(folder, nam
 
 
 def test_prompts_of_the_checkpoint_stand_unless_a_person_gives_some(folder, tmp_path):
-    write_json(folder / FILE, {"prompts": CHANGED})
+    write_json(folder / WISHES, {"prompts": CHANGED})
     write_json(tmp_path / "mine.json", {"answer": "{query} (mine)"})
     checkpoint = Checkpoint.open(str(folder))
     assert reading_prompts(options(folder), checkpoint) is None
@@ -63,7 +62,7 @@ def test_prompts_of_the_checkpoint_stand_unless_a_person_gives_some(folder, tmp_
 
 def test_each_model_is_asked_as_it_wishes(folder, tmp_path):
     judge = write_reader(tmp_path / "judge", "qwen2")
-    write_json(judge / FILE, {"prompts": CHANGED})
+    write_json(judge / WISHES, {"prompts": CHANGED})
     wim = open_wim(folder, document(), classifier=judge)
     assert wim.prompts.prompts == Prompts()
     assert vars(wim.plan.classifier_prompts.prompts) == vars(Prompts()) | CHANGED
@@ -90,21 +89,21 @@ def test_each_model_is_asked_as_it_wishes(folder, tmp_path):
     ids=str,
 )
 def test_a_file_that_cannot_be_used_gets_a_sentence(folder, content, words):
-    (folder / FILE).write_text(content if isinstance(content, str) else json.dumps(content))
+    (folder / WISHES).write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(InputError) as error:
         open_wim(folder, document())
-    assert words in str(error.value) and str(folder / FILE) in str(error.value)
+    assert words in str(error.value) and str(folder / WISHES) in str(error.value)
 
 
 def test_the_file_is_fetched_with_the_small_ones():
-    assert FILE in SMALL_FILES
+    assert WISHES in SMALL_FILES
 
 
 @pytest.mark.parametrize("name", sorted(DEMOS))
 def test_a_copied_demo_behaves_like_the_demo(tmp_path, name):
     """The shipped folder asks as it was trained, in full, whatever the project's own wording may become."""
     shutil.copytree(DEMOS[name], tmp_path / "copy")
-    said = json.loads((tmp_path / "copy" / FILE).read_text())
+    said = json.loads((tmp_path / "copy" / WISHES).read_text())
     assert set(said["prompts"]) == set(vars(Prompts()))
     runs = []
     for model in (name, str(tmp_path / "copy")):
