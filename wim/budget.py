@@ -1,7 +1,7 @@
 """How much room a run needs, known from the checkpoint's small files before a single weight is read.
 
-Everything is tokenized here once. What must have room is the document, the question and the answer; margins, and notes in
-the last prompt, take what is left.
+Everything is tokenized here once. The document, the question and the answer must have room. Margins, and notes in the last
+prompt, take what is left.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class WiM:
         return Margin.on(chunk, (yield from self.desk.generate("margins", prompt, n_tokens, token)))
 
     def judge(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
-        """The verdicts on margins, together. Without a classifier all are relevant, but those that say nothing."""
+        """The verdicts on margins, together. Without a classifier all are relevant that say something."""
         asked = []
         for margin in margins:
             margin.relevant = not says_nothing(margin.text)
@@ -118,7 +118,7 @@ class WiM:
     # Beside the loop ----------------------------------------------------------------------------------------------------
 
     def _writing(self) -> Callable[[str], Generator[Event, None, list[Margin]]]:
-        """How the margins on a question come about: a function that yields events and returns margins."""
+        """How the margins on a question come about: a function that yields events and returns them. A new way goes here."""
         if self.settings.pack and self.classifier is not None and self.classifier.session.model is self.session.model:
             return partial(windows.riding_along, self)
         return partial(windows.together, self) if self.plan.margin_window > 1 else self.one_by_one
@@ -126,7 +126,7 @@ class WiM:
     def answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """Answer from what has been read of the document, and from margins that somebody may have edited or written.
 
-        It is how `ask` ends: of the margins the relevant ones count, and the last event is Done.
+        `ask` ends in this way: the relevant margins count, and the last event is Done.
         """
         self.desk.begin()
         yield from self.desk.back()

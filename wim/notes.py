@@ -20,8 +20,8 @@ SHORT = 6  # characters: what is shorter may be an abbreviation or a number, who
 def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) -> tuple[list[int], list[Margin]]:
     """The prompt's token ids, and the relevant margins that are left out because it may have only `room` tokens.
 
-    The most probable margins stay, and before them those that somebody wrote, or chose against the verdict; in the prompt
-    they stand in the order of the document.
+    The most probable margins stay. Those that somebody wrote, or chose against the verdict, go before them. The prompt
+    lists them in the order of the document.
     Raises DoesNotFit where there is no room for the question alone.
     """
     relevant = [margin for margin in margins if margin.relevant]

@@ -67,7 +67,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Wishes:
-    """numbers: some of NUMBERS, which are fields of Settings; prompts: its own, or the project's where it has none."""
+    """What a checkpoint wishes for.
+
+    numbers: some of NUMBERS, which are fields of Settings
+    prompts: its own, and the project's where it has none
+    """
 
     numbers: dict[str, int | float]
     prompts: Prompts

@@ -81,14 +81,17 @@ class Terminal:
 
 
 def weights_bar() -> Callable[[int, int], None]:
-    """A progress bar for weights that are being loaded; see Checkpoint.load_model."""
-    bar = tqdm(desc="weights", unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr, delay=0.5)
+    """A progress bar for each model whose weights are loaded; see weights.safetensors_loader.load_weights."""
+    bar: tqdm | None = None
 
     def show(n_bytes: int, total: int) -> None:
-        bar.total = total
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc="weights", total=total, unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr)
         bar.update(n_bytes - bar.n)
         if n_bytes == total:
             bar.close()
+            bar = None
 
     return show
 
