@@ -44,14 +44,14 @@ from weights.device import check_compile, pick_device, pick_dtype
 from weights.files import SMALL_FILES, weight_files
 from weights.hub import resolve
 from weights.safetensors_loader import read_headers
-from wim.settings import PATTERNS, is_demo
+from wim.settings import PATTERNS, Wishes
 
-# The margins of a demo checkpoint are a few short sentences, and its context is too short to plan for more.
-DEMO_MARGIN_TOKENS = 64
 SCORED = "In percent, with the 95% interval; n documents. What counts:"
 RIGHT = "Right in percent, word for word: margins of chunks with and without evidence; and verdicts:"
 NOTES = """Margins that say something: the evidence found in those that were kept, in percent; how many were
 kept of the useful and of the useless ones; the area under the curve of the verdicts on the two:"""
+# Models up to so many bytes are answered by several processes, each with weights of its own.
+SMALL_MODEL = 100 * 10**6
 # The most unasked: each takes seconds to start and 400 MiB, and cores that are seen may be other containers' as well.
 DEFAULT_WORKERS = 8
 # What nobody means by them, and what would take hours before the first answer.
@@ -76,12 +76,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--workers",
         type=int,
         metavar="N",
-        help=f"CPU: processes side by side; default 1, of a demo one a core, up to {DEFAULT_WORKERS}",
+        help=f"CPU: processes side by side; default 1; of a small model one a core, up to {DEFAULT_WORKERS}",
     )
     add("--plot", metavar="FILE", help="draw accuracy against length (needs matplotlib)")
     add_checkpoint_options(parser)
-    for_demos = f", or {DEMO_MARGIN_TOKENS} for the demo checkpoints"
-    add_reading_options(parser, margin_window="all", margin_tokens=for_demos)
+    add_reading_options(parser, margin_window="all")
     return parser.parse_args(arguments)
 
 
@@ -135,12 +134,11 @@ def make_setup(args: argparse.Namespace) -> Setup:
         raise InputError(
             f"--pack and --keep-repeats are for the pattern wim, and --patterns names {args.patterns}; leave them out."
         )
-    settings = reading_settings(args, margin_tokens=DEMO_MARGIN_TOKENS if is_demo(args.model) else None)
     device = pick_device(args.device)
     check_compile(args.compile, device)
     dtype = pick_dtype(args.dtype, device)
-    prompts = reading_prompts(args)
     checkpoint, classifier = open_checkpoints(args)
+    settings, prompts = reading_settings(args, checkpoint), reading_prompts(args, checkpoint)
     limit = checkpoint.config.context_length
     if max(length or 0 for length in lengths) > limit:
         raise InputError(f"--lengths asks for {max(lengths)} tokens and {args.model} has {limit} positions; ask for less.")
@@ -164,7 +162,8 @@ def count_workers(args: argparse.Namespace, setup: Setup) -> int:
     """How many processes are to answer. Raises InputError for several on a device that one keeps busy."""
     on_cpu = setup.device.type == "cpu"
     if args.workers is None:
-        return min(usable_cores(), DEFAULT_WORKERS) if on_cpu and is_demo(args.model) else 1
+        small = on_cpu and setup.checkpoint.weight_bytes(setup.dtype) <= SMALL_MODEL
+        return min(usable_cores(), DEFAULT_WORKERS) if small else 1
     if args.workers > 1 and not on_cpu:
         raise InputError(f"--workers is {args.workers}, and one process keeps {setup.device} busy; leave it out.")
     return args.workers
@@ -195,7 +194,7 @@ def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
         **asdict(setup.source),
         "contents": fingerprint(files),
         **reading,
-        "prompts": asdict(setup.prompts),
+        "prompts": asdict(setup.prompts or Wishes.of(setup.checkpoint.folder).prompts),
         "device": setup.device.type,
         "dtype": str(setup.dtype).removeprefix("torch."),
     }

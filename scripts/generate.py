@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> None:
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
-    settings, prompts = reading_settings(args, args.pattern), reading_prompts(args)
     checkpoint, classifier = open_checkpoints(args)
+    settings, prompts = reading_settings(args, checkpoint, args.pattern), reading_prompts(args, checkpoint)
     dtype = pick_dtype(args.dtype, device)
     wim = open_document(
         checkpoint,
@@ -122,6 +122,9 @@ def run(args: argparse.Namespace) -> None:
         progress=WeightsBar() if show and sys.stderr.isatty() else None,
         compiled=args.compile,
     )
+    if show:
+        for sentence in wim.plan.shortages():
+            print(sentence, file=sys.stderr)
     results = [ask(wim, query, show) for query in queries]
     if args.json:
         runs = [result_object(query, *result) for query, result in zip(queries, results, strict=True)]
@@ -134,6 +137,7 @@ def run(args: argparse.Namespace) -> None:
             "document_tokens": wim.plan.document_tokens,
             "peak_device_bytes": peak_bytes(device),
             "settings": asdict(settings),
+            "shortages": wim.plan.shortages(),
         }
         # The result of one question is the object itself; those of several are a list in it.
         result = {**(runs[0] if len(runs) == 1 else {"results": runs}), **about}
@@ -176,6 +180,7 @@ def result_object(query: str, done: Done, judged: list[ChunkJudged]) -> dict:
         "query": query,
         "answer": done.answer,
         "margins": [asdict(margin) for margin in done.margins],
+        "left_out": [margin.chunk for margin in done.left_out],  # of the last prompt, which had no room for them
         **({"chunks": verdicts} if verdicts else {}),  # pattern `rag`
         "chunks_read": done.chunks_read,
         "tokens": done.tokens,

@@ -36,6 +36,7 @@ from training.folder import (
     write_config,
     write_tokenizer,
     write_weights,
+    write_wishes,
 )
 from training.objective import report
 from training.optimizer import OPTIMIZERS, initialise, lr_factor, make_optimizers
@@ -164,6 +165,7 @@ def train(args: argparse.Namespace) -> None:
         copy_tokenizer(start_from, args.out)
     write_config(args.family, args.out, sizes)
     run.recipe["tokenizer"] = tokenizer_fingerprint(args.out)
+    write_wishes(start_from or args.out, args.out)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{args.family}: {n_parameters:,} parameters; a step is {args.batch} rows of {args.row} tokens.")
     if resume:

@@ -26,6 +26,7 @@ SMALL_FILES = [
     "special_tokens_map.json",
     "chat_template.jinja",
     "model.safetensors.index.json",
+    "wim.json",
 ]
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -7,6 +7,6 @@ from wim.budget import Plan, make_plan
 from wim.loop import WiM
 from wim.prompts import Prompts
 from wim.reader import Reader, open_document
-from wim.settings import Settings
+from wim.settings import Settings, Wishes
 
-__all__ = ["Plan", "Prompts", "Reader", "Settings", "WiM", "make_plan", "open_document"]
+__all__ = ["Plan", "Prompts", "Reader", "Settings", "WiM", "Wishes", "make_plan", "open_document"]

@@ -1,53 +1,165 @@
 """How much room a run needs, known from the checkpoint's small files before a single weight is read.
 
-Everything is tokenized here once: the chat format around the user's text, the document, the prompts for each question.
+Everything is tokenized here once. The document, the question and the answer must have room. Margins, and notes in the last
+prompt, take what is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
 
 from model.errors import DoesNotFit, InputError
 from weights import Checkpoint
 from wim.chunks import Chunk, split_document
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
-from wim.settings import Settings
+from wim.settings import Settings, Wishes
 
 NOTE_EDGES = 8  # tokens that a margin may cost in a prompt beyond its own: the dash, the line's end, words split anew
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a pattern needs behind the document, in positions: the most that any of the questions takes.
+
+    answer: the last prompt without notes, and its answer
+    notes: what notes may add to that prompt
+    margin_prompts: for each chunk, the prompt of its margin
+    relevance, all_relevance: the prompt about one chunk in `rag`, and those of all questions together
+    verdict_header, verdict: the classifier's header, and the prompt about a margin
+    """
+
+    answer: int = 0
+    notes: int = 0
+    margin_prompts: tuple[int, ...] = ()
+    relevance: int = 0
+    all_relevance: int = 0
+    verdict_header: int = 0
+    verdict: int = 0
+
+
+def _llm(ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: Settings, chunks: list[Chunk]) -> Needs:
+    return Needs(answer=max(len(ids.answer(query)) for query in queries) + settings.answer_tokens)
+
+
+def _rag(ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: Settings, chunks: list[Chunk]) -> Needs:
+    relevance = max(len(ids.relevance(query)) for query in queries)
+    return replace(_llm(ids, judge, queries, settings, chunks), relevance=relevance, all_relevance=len(queries) * relevance)
+
+
+def _wim(ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: Settings, chunks: list[Chunk]) -> Needs:
+    note = settings.margin_tokens + NOTE_EDGES
+    needs = Needs(
+        answer=max(len(ids.answer_with_margins(query, [])) for query in queries) + settings.answer_tokens,
+        notes=len(chunks) * note * ids.prompts.answer_with_margins.count("{margins}"),
+        margin_prompts=tuple(max(len(ids.margin(query, chunk.beginning)) for query in queries) for chunk in chunks),
+    )
+    if judge is None:
+        return needs
+    verdict = max(len(judge.verdict(query, "")) for query in queries) + note * judge.prompts.verdict.count("{margin}")
+    return replace(needs, verdict_header=len(judge.chat_header), verdict=verdict)
+
+
+NEEDS = {"llm": _llm, "rag": _rag, "wim": _wim}
+
+
+def joined(needs: Sequence[Needs]) -> Needs:
+    """Those of patterns that share a document."""
+    return Needs(**{field.name: max(getattr(each, field.name) for each in needs) for field in fields(Needs)})
 
 
 @dataclass(frozen=True)
 class Plan:
     """A document cut into chunks, the settings, and the room that any of the questions can need.
 
-    capacity: positions of the cache: header, document, and what may follow it
-    longest: the last position that a token can get, plus one; what the model's context must hold
     classifier_prompts: None where no verdicts are wanted
-    verdict_capacity: positions of the second cache, in which margins are judged; 0 where it is not needed
-    longest_verdict: the most positions of one verdict
-    prompts_together: the most tokens of prompts that one forward pass reads, those of a window's margins or verdicts
+    context_length: positions that the model has
+    margin_window: of how many chunks the margins are written together
+    margin_tokens: for each chunk, how long its margin may become: what the settings say, or what the context has left
     """
 
     settings: Settings
     prompts: PromptIds
     classifier_prompts: PromptIds | None
     chunks: list[Chunk]
-    capacity: int
-    longest: int
-    verdict_capacity: int
-    longest_verdict: int
-    prompts_together: int
+    needs: Needs
+    context_length: int
+    margin_window: int
+    margin_tokens: list[int]
 
     @property
     def document_tokens(self) -> int:
         return self.chunks[-1].end
 
     @property
-    def window(self) -> int:
-        """See Settings.window."""
-        return self.settings.window(len(self.chunks))
+    def least(self) -> int:
+        """Positions of the model's context without which the document cannot be read."""
+        return self._read + max(self.needs.answer, self.needs.relevance)
+
+    @property
+    def longest(self) -> int:
+        """The last position that a token can get, plus one."""
+        return min(self.context_length, self._read + max(self._last_prompt, self.needs.relevance, self._margin_row))
+
+    @property
+    def capacity(self) -> int:
+        """Positions of the cache: header, document, and what may follow it."""
+        together = self.margin_window * self._margin_row
+        return self._read + max(self._last_prompt, self.needs.all_relevance, together)
+
+    @property
+    def longest_verdict(self) -> int:
+        """The most positions of one verdict, header and prompt."""
+        return self.needs.verdict_header + self.needs.verdict
+
+    @property
+    def verdict_capacity(self) -> int:
+        """Positions of the second cache, in which margins are judged; 0 where it is not needed."""
+        return self.needs.verdict_header + self.margin_window * self.needs.verdict if self.needs.verdict else 0
+
+    @property
+    def prompts_together(self) -> int:
+        """The most tokens of prompts that one forward pass reads, those of a window's margins."""
+        return max(self.margin_window * max(self.needs.margin_prompts, default=0), self.needs.all_relevance)
+
+    def margin_windows(self) -> list[list[Chunk]]:
+        """The chunks whose margins are written together; these may become equally long."""
+        alike = [list(group) for _, group in groupby(self.chunks, key=lambda chunk: self.margin_tokens[chunk.index])]
+        size = self.margin_window
+        return [group[first : first + size] for group in alike for first in range(0, len(group), size)]
+
+    def smaller(self) -> Plan | None:
+        """The same run in less cache: fewer margins together, or less room for notes. None where that is all gone."""
+        if self.margin_window > 1 and (self.margin_window * self._margin_row >= self._last_prompt or not self.needs.notes):
+            return replace(self, margin_window=self.margin_window // 2)
+        if self.needs.notes:
+            return replace(self, needs=replace(self.needs, notes=self.needs.notes // 2))
+        return None
+
+    def shortages(self) -> list[str]:
+        """What is less than the settings ask for, a sentence each."""
+        said, wanted = [], min(self.settings.margin_window or len(self.chunks), len(self.chunks))
+        if self.margin_window < wanted:
+            said.append(f"Memory is short: margins are written {self.margin_window} at a time instead of {wanted}.")
+        most = enumerate(self.margin_tokens, 1)
+        if short := [f"chunk {i} {n_tokens}" for i, n_tokens in most if n_tokens < self.settings.margin_tokens]:
+            said.append(f"The context is short: of {self.settings.margin_tokens} margin tokens get {', '.join(short)}.")
+        return said
+
+    @property
+    def _read(self) -> int:
+        return len(self.prompts.header) + self.document_tokens
+
+    @property
+    def _last_prompt(self) -> int:
+        return self.needs.answer + self.needs.notes
+
+    @property
+    def _margin_row(self) -> int:
+        rows = zip(self.needs.margin_prompts, self.margin_tokens, strict=True)
+        return max((prompt + n_tokens for prompt, n_tokens in rows if n_tokens), default=0)
 
 
 def check_length(document: str, checkpoint: Checkpoint) -> None:
@@ -74,7 +186,7 @@ def make_plan(
     document: str,
     queries: list[str],
     settings: Settings,
-    prompts: Prompts,
+    prompts: Prompts | None = None,
     classifier: Checkpoint | None = None,
     *,
     patterns: Sequence[str] | None = None,
@@ -82,6 +194,7 @@ def make_plan(
 ) -> Plan:
     """Tokenize, cut, and add up.
 
+    prompts: None for those that each checkpoint's folder wishes for (wim/settings.py)
     classifier: the checkpoint that judges margins, or None where no verdicts are wanted
     patterns: all that will be asked for, if it is not just that of the settings
     chunks: the document, if it has been cut already
@@ -91,60 +204,36 @@ def make_plan(
         raise InputError("--pack has the model judge its own margins; leave out --classifier, or --pack.")
     if not document.strip():
         raise InputError("The document is empty; give a text to read.")
-    own = PromptIds(checkpoint, prompts, settings.margin_tokens, settings.system)
-    judge = PromptIds(classifier, prompts, settings.margin_tokens) if classifier is not None else None
+    patterns = patterns or [settings.pattern]
+    ids = PromptIds(checkpoint, prompts or Wishes.of(checkpoint.folder).prompts, settings.margin_tokens, settings.system)
+    judge = classifier and PromptIds(classifier, prompts or Wishes.of(classifier.folder).prompts, settings.margin_tokens)
+    for name, who in (("rag", ids), ("wim", judge)):
+        if name in patterns and who is not None:
+            who.check_verdicts()
     if chunks is None:
         check_length(document, checkpoint)
         chunks = split_document(document, checkpoint.tokenizer, settings.chunk_tokens)
-    read = len(own.header) + chunks[-1].end
-    window = settings.window(len(chunks))
+    needs = joined([NEEDS[pattern](ids, judge, queries, settings, chunks) for pattern in patterns])
+    limit, window = checkpoint.config.context_length, min(settings.margin_window or len(chunks), len(chunks))
+    left = [limit - len(ids.header) - chunk.end - n for chunk, n in zip(chunks, needs.margin_prompts, strict=False)]
+    margin_tokens = [max(0, min(settings.margin_tokens, n_tokens)) for n_tokens in left]
+    plan = Plan(settings, ids, judge, chunks, needs, limit, window, margin_tokens)
+    check_fits(plan, checkpoint, classifier)
+    return replace(plan, needs=replace(needs, notes=min(needs.notes, limit - plan.least)))
 
-    patterns = patterns or [settings.pattern]
-    if "rag" in patterns:
-        own.check_verdicts()
-    if "wim" in patterns and judge is not None:
-        judge.check_verdicts()
-    longest_prompt, relevance, final, verdict = 0, 0, 0, 0
-    note = settings.margin_tokens + NOTE_EDGES
-    n_margins, n_lists = prompts.verdict.count("{margin}"), prompts.answer_with_margins.count("{margins}")
-    for query in queries:
-        if "wim" in patterns:
-            longest_prompt = max(longest_prompt, *(len(own.margin(query, chunk.beginning)) for chunk in chunks))
-            final = max(final, len(own.answer_with_margins(query, [])) + len(chunks) * note * n_lists)
-            if judge is not None:
-                verdict = max(verdict, len(judge.verdict(query, "")) + note * n_margins)
-        if "rag" in patterns:
-            relevance = max(relevance, len(own.relevance(query)))
-        if "rag" in patterns or "llm" in patterns:
-            final = max(final, len(own.answer(query)))
-    branch = longest_prompt + settings.margin_tokens if longest_prompt else 0
-    final += settings.answer_tokens
 
-    longest = read + max(branch, relevance, final)
-    limit = checkpoint.config.context_length
-    if longest > limit:
-        shorter = f"shorten the document by {longest - limit} tokens, " if longest - limit < chunks[-1].end else ""
+def check_fits(plan: Plan, checkpoint: Checkpoint, classifier: Checkpoint | None) -> None:
+    """Raises DoesNotFit where a context is too short for the document, the question and the answer, or for a verdict."""
+    n_tokens, limit = plan.document_tokens, plan.context_length
+    if (over := plan.least - limit) > 0:
+        shorter = f"shorten the document by {over} tokens, " if over < n_tokens else ""
         raise DoesNotFit(
-            f"The document has {chunks[-1].end} tokens and needs {longest} positions with its prompts and replies (margins "
-            f"of up to {settings.margin_tokens} tokens, an answer of up to {settings.answer_tokens}); "
-            f"{checkpoint.name} has {limit}: {shorter}lower --margin-tokens or --answer-tokens, shorten the question, or "
-            "take a model with a longer context."
+            f"The document has {n_tokens} tokens and needs {plan.least} positions with the question and an answer of up to "
+            f"{plan.settings.answer_tokens}; {checkpoint.name} has {limit}: {shorter}lower --answer-tokens, shorten the "
+            "question, or take a model with a longer context."
         )
-    header = len(judge.chat_header) if judge is not None else 0
-    if verdict and header + verdict > classifier.config.context_length:
+    if plan.needs.verdict and plan.longest_verdict > classifier.config.context_length:
         raise DoesNotFit(
-            f"A verdict needs {header + verdict} positions and the classifier {classifier.name} has "
+            f"A verdict needs {plan.longest_verdict} positions and the classifier {classifier.name} has "
             f"{classifier.config.context_length}; lower --margin-tokens or take another classifier."
         )
-    return Plan(
-        settings=settings,
-        prompts=own,
-        classifier_prompts=judge,
-        chunks=chunks,
-        # In `rag`, a chunk alone may be judged on all the questions at once.
-        capacity=read + max(window * branch, len(queries) * relevance, final),
-        longest=longest,
-        verdict_capacity=header + window * verdict if verdict else 0,
-        longest_verdict=header + verdict,
-        prompts_together=max(window * longest_prompt, window * verdict, len(queries) * relevance),
-    )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import Protocol
 
+from weights import Tokenizer
 from wim.prompts import one_line
 
 PARAGRAPH_END = re.compile(r"\n\s*\n")
@@ -19,12 +19,6 @@ PARAGRAPH_END = re.compile(r"\n\s*\n")
 SENTENCE_END = re.compile(r"""[.!?…]["'”’»)\]]*(?=\s)|[。！？｡]["'”’」』）]*|\n\s*\n""")
 LINE_END = re.compile(r"\n")
 BEGINNING_CHARS = 48
-
-
-class TextEncoder(Protocol):
-    """What is needed of a tokenizer: token ids and, for each, the characters [start, end) that it came from."""
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Chunk:
         return line[: cut if cut > 0 else BEGINNING_CHARS]
 
 
-def split_document(text: str, tokenizer: TextEncoder, chunk_tokens: int) -> list[Chunk]:
+def split_document(text: str, tokenizer: Tokenizer, chunk_tokens: int) -> list[Chunk]:
     """Cut `text` into chunks of at most `chunk_tokens` tokens.
 
     A chunk ends at the last end of a paragraph in its last eighth, else at the last end of a sentence that the budget

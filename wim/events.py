@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from wim.chunks import Chunk
 
 
 @dataclass
@@ -25,6 +28,10 @@ class Margin:
     text: str
     relevant: bool = True
     probability: float | None = None
+
+    @classmethod
+    def on(cls, chunk: Chunk, text: str) -> Margin:
+        return cls(chunk.index, chunk.start, chunk.end, text)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,8 @@ class Done:
         or in the pattern `rag`
     tokens: counts by phase: document (prefilled for this question; 0 when it had been read before), margins, verdicts
         (what was read for them: prompts, and in `rag` the chunks), final_prompt, answer
-    seconds: of wall clock, by phase: prefill (verdicts that were packed ride along in it), margins, verdicts, answer
+    seconds: of wall clock, by phase: prefill (with verdicts that ride along), margins, verdicts, answer
+    left_out: relevant margins for which the last prompt had no room, the least probable ones
     """
 
     answer: str
@@ -94,6 +102,8 @@ class Done:
     chunks_read: int
     tokens: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: list[Margin] = field(default_factory=list)
 
 
 Event = ChunkRead | ChunkJudged | MarginToken | MarginDone | Rollback | AnswerToken | Done
+Tell = Callable[[str], Event]  # makes an event of a piece of text

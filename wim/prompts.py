@@ -6,10 +6,8 @@ texts, then the chat format's closing, which hands the turn to the model. The ve
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 from model.errors import InputError
 
@@ -49,34 +47,22 @@ class Prompts:
     )
     no_margins: str = "None."
 
-    @classmethod
-    def from_file(cls, path: str | Path) -> Prompts:
-        """Read a JSON object that gives some of the texts; the others keep their wording.
-
-        Raises InputError for a file that is not such an object, an unknown name, or a text without its placeholders.
-        """
-        try:
-            given = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise InputError(f"The prompts file {path} cannot be read ({error.strerror}); check its path.") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"The prompts file {path} is not JSON ({error}); write one object of texts.") from None
-        if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
-            raise InputError(f"The prompts file {path} should hold one JSON object whose values are texts.")
-        names = [field.name for field in fields(cls)]
-        defaults = asdict(cls())
-        for name, text in given.items():
-            if name not in names:
-                raise InputError(f"The prompts file {path} names {name!r}; the texts are: {', '.join(names)}.")
-            wanted, found = set(PLACEHOLDER.findall(defaults[name])), set(PLACEHOLDER.findall(text))
+    def changed(self, texts: object, source: str) -> Prompts:
+        """With some texts replaced. Raises InputError, which names the source, for what is no dictionary of good texts."""
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise InputError(f"{source} should hold one JSON object whose values are texts.")
+        originals = asdict(Prompts())
+        for name, text in texts.items():
+            if name not in originals:
+                raise InputError(f"{source} names {name!r}; the texts are: {', '.join(originals)}.")
+            wanted, found = set(PLACEHOLDER.findall(originals[name])), set(PLACEHOLDER.findall(text))
             required, optional = wanted - OPTIONAL, wanted & OPTIONAL
             if not required <= found <= wanted:
                 may = f" (and may hold {_listed(optional)})" if optional else ""
                 raise InputError(
-                    f"The prompts file {path}: {name!r} should hold the placeholders {_listed(required)}{may} "
-                    f"and holds {_listed(found)}."
+                    f"{source}: {name!r} should hold the placeholders {_listed(required)}{may} and holds {_listed(found)}."
                 )
-        return cls(**given)
+        return replace(self, **texts)
 
 
 def fill(template: str, **values: str) -> str:

@@ -1,4 +1,9 @@
-"""How a document is to be read, and what a checkpoint wants that brings wishes of its own."""
+"""How a document is to be read: as a person asks, else as the checkpoint wishes, else by the defaults.
+
+A checkpoint that wishes for something, as the demos do, has a file wim.json in its folder, of which any part may be absent:
+
+    {"chunk_tokens": 256, "margin_tokens": 64, "prompts": {"margin": "…", "verdict": "…"}}
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import InputError
-from weights import DEMOS
+from weights.files import read_json
+from wim.prompts import Prompts
 
 PATTERNS = ("wim", "llm", "rag")
-# The demo checkpoints learned to write their margins on chunks of this size.
-DEMO_CHUNK_TOKENS, CHUNK_TOKENS = 256, 4096
+WISHES = "wim.json"
+NUMBERS = ("chunk_tokens", "margin_tokens", "answer_tokens", "threshold")
 
 
 @dataclass(frozen=True)
@@ -21,18 +27,17 @@ class Settings:
         (only the chunks judged relevant, then the question)
     chunk_tokens, margin_tokens, answer_tokens: the most tokens of a chunk, a margin and the answer
     margin_window: of how many chunks the margins are written together; 1 is the paper's loop, None is all
-    pack: judge a margin in the same forward pass that reads the next chunk: for a window of 1 and the model as its own
-        classifier. The verdict comes that much later, and the document's cache is that of plain prefill to rounding
-        instead of bit for bit
+    pack: judge a margin in the forward pass that reads the next chunk (for a window of 1, by the model itself); the
+        document's cache is then that of plain prefill to rounding instead of bit for bit
     keep_repeats: keep in the final prompt a sentence that an earlier margin already holds, even if this margin's chunk does
-        not contain it (wim/repeats.py)
+        not contain it (wim/notes.py)
     threshold: a margin (or a chunk, in `rag`) is relevant when the probability of YES against NO is at least this
     temperature, top_p, seed: see model.sampling.Sampler
     system: the system prompt, if any
     """
 
     pattern: str = "wim"
-    chunk_tokens: int = CHUNK_TOKENS
+    chunk_tokens: int = 4096
     margin_tokens: int = 100
     answer_tokens: int = 100
     margin_window: int | None = 1
@@ -59,19 +64,38 @@ class Settings:
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2**63")
 
-    def window(self, n_chunks: int) -> int:
-        """Of how many chunks the margins are written together."""
-        return min(self.margin_window or n_chunks, n_chunks)
 
+@dataclass(frozen=True)
+class Wishes:
+    """What a checkpoint wishes for.
 
-def is_demo(model: str) -> bool:
-    """Whether a checkpoint, by the name or the path that it was asked for, is one of those shipped."""
-    return model in DEMOS or Path(model).resolve() in [folder.resolve() for folder in DEMOS.values()]
+    numbers: some of NUMBERS, which are fields of Settings
+    prompts: its own, and the project's where it has none
+    """
 
+    numbers: dict[str, int | float]
+    prompts: Prompts
 
-def default_chunk_tokens(model: str) -> int:
-    """For a checkpoint by the name that it was asked for."""
-    return DEMO_CHUNK_TOKENS if is_demo(model) else CHUNK_TOKENS
+    @classmethod
+    def of(cls, folder: Path) -> Wishes:
+        """Of a checkpoint's folder. Raises InputError for a file that is damaged, or asks for what there is not."""
+        path = folder / WISHES
+        numbers = read_json(path, optional=True)
+        prompts = Prompts().changed(numbers.pop("prompts", {}), f"{path}, under 'prompts',")
+        for name, value in numbers.items():
+            if name not in NUMBERS:
+                raise InputError(f"{path} names {name!r}; it may name: {', '.join(NUMBERS)}, prompts.")
+            if isinstance(value, bool) or not isinstance(value, int | type(getattr(Settings, name))):
+                raise InputError(f"{path} says {name} = {value!r}; give a number, whole for tokens.")
+        try:
+            Settings(**numbers)
+        except InputError as error:
+            raise InputError(f"{path} cannot be used: {error}") from None
+        return cls(numbers, prompts)
+
+    def settings(self, **given: object) -> Settings:
+        """Those that are given, then those of the checkpoint, then the defaults. Raises InputError as Settings does."""
+        return Settings(**{**self.numbers, **given})
 
 
 def _check(good: bool, name: str, value: object, wanted: str) -> None:

@@ -1,12 +1,22 @@
-"""Is a margin relevant? A model is asked for YES or NO, on a cache of its own.
+"""Is a margin relevant? One that says there is nothing is not; of others a model is asked for YES or NO.
 
-The probability of YES against NO is read off the first token of its reply.
+It has a cache of its own, and the probability of YES against NO is read off the first token of its reply.
 """
 
 from __future__ import annotations
 
 from model.session import Session
 from wim.prompt_ids import PromptIds
+
+# How models say that a chunk has nothing, without the marks around it.
+NOTHING = {"", "none", "n/a", "na", "null", "not applicable", "there is none", "there are none", "i don't know"}
+NOTHING |= {"i do not know", "none found", "no relevant sentence", "no relevant sentences", "no relevant information"}
+
+
+def says_nothing(margin: str) -> bool:
+    """Whether a margin is no more than a way to say that there is nothing."""
+    words = " ".join(margin.casefold().replace("’", "'").split())
+    return words.strip(" .,:;!…。-–—*_`\"'“”()[]") in NOTHING
 
 
 class Classifier:
@@ -22,8 +32,8 @@ class Classifier:
         prompts = [self.prompts.verdict(query, margin) for margin in margins]
         return self.session.probability(prompts, self.prompts.yes, self.prompts.no), sum(map(len, prompts))
 
-    def judge_while_reading(self, query: str, margin: str, reader: Session, token_ids: list[int]) -> tuple[float, int]:
-        """As `judge`, riding along with tokens that `reader`, a session of the same model, has to read anyway."""
+    def judge_while_reading(self, query: str, margin: str, session: Session, token_ids: list[int]) -> tuple[float, int]:
+        """As `judge`, riding along with tokens that `session`, on the same model, has to read anyway."""
         prompt = self.prompts.verdict(query, margin)
-        probability = reader.prefill_and_probability(token_ids, self.session, prompt, self.prompts.yes, self.prompts.no)
+        probability = session.prefill_and_probability(token_ids, self.session, prompt, self.prompts.yes, self.prompts.no)
         return probability, len(prompt)

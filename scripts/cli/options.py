@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from cli.start import begun, is_script
@@ -14,7 +16,7 @@ from cli.terminal import printable
 from model import InputError
 from weights import DEMOS, Checkpoint
 from wim.prompts import Prompts
-from wim.settings import CHUNK_TOKENS, DEMO_CHUNK_TOKENS, Settings, default_chunk_tokens
+from wim.settings import NUMBERS, WISHES, Settings, Wishes
 
 MAX_DIGITS = 9  # thousands of them are more than int() reads
 MAX_MESSAGE = 600  # characters of an error: arguments and file names can be of any length
@@ -48,11 +50,11 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="CUDA: compile the layers, which takes some seconds, for faster reading")
 
 
-def add_reading_options(parser: argparse.ArgumentParser, margin_window: str, margin_tokens: str = "") -> None:
-    """margin_window: the script's default, a number or `all`; margin_tokens: what is added to the default in the help."""
-    add, defaults = parser.add_argument, Settings()
-    add("--chunk-tokens", type=int, help=f"default {CHUNK_TOKENS}, or {DEMO_CHUNK_TOKENS} for the demo checkpoints")
-    longest = f"{defaults.margin_tokens}{margin_tokens}"
+def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> None:
+    """margin_window: the script's default, a number or `all`."""
+    add, defaults, wishes = parser.add_argument, Settings(), f"or what the checkpoint's {WISHES} says"
+    add("--chunk-tokens", type=int, help=f"at most this many tokens in a chunk; default {defaults.chunk_tokens}, {wishes}")
+    longest = f"{defaults.margin_tokens}, {wishes}"
     add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {longest}")
     together = f"write the margins of N chunks together; default {margin_window}"
     add("--margin-window", default=margin_window, metavar="N|all", help=together)
@@ -62,10 +64,10 @@ def add_reading_options(parser: argparse.ArgumentParser, margin_window: str, mar
         action="store_true",
         help="keep sentences in the final prompt that an earlier margin holds already",
     )
-    tokens, threshold = defaults.answer_tokens, defaults.threshold
-    add("--answer-tokens", type=int, default=tokens, help=f"at most this many tokens in the answer; default {tokens}")
+    tokens, threshold = f"{defaults.answer_tokens}, {wishes}", f"{defaults.threshold}, {wishes}"
+    add("--answer-tokens", type=int, help=f"at most this many tokens in the answer; default {tokens}")
     relevant = f"from this probability of YES on, a margin is relevant; default {threshold}"
-    add("--threshold", type=float, default=threshold, help=relevant)
+    add("--threshold", type=float, help=relevant)
     add("--prompts", metavar="FILE", help="a JSON file with prompts to use instead of the project's own")
     add("--system", metavar="TEXT", help="a system prompt")
     add("--temperature", type=float, default=defaults.temperature, help="0, the default, is greedy")
@@ -93,18 +95,15 @@ def whole_number(text: str) -> int | None:
     return number or None
 
 
-def reading_settings(args: argparse.Namespace, pattern: str = "wim", margin_tokens: int | None = None) -> Settings:
-    """margin_tokens: where --margin-tokens is not given. Raises InputError for values that make no sense."""
-    default = Settings.margin_tokens if margin_tokens is None else margin_tokens
-    return Settings(
+def reading_settings(args: argparse.Namespace, checkpoint: Checkpoint, pattern: str = "wim") -> Settings:
+    """What was asked for, then what the checkpoint wishes for. Raises InputError for values that make no sense."""
+    numbers = {name: value for name in NUMBERS if (value := getattr(args, name)) is not None}
+    return Wishes.of(checkpoint.folder).settings(
         pattern=pattern,
-        chunk_tokens=default_chunk_tokens(args.model) if args.chunk_tokens is None else args.chunk_tokens,
-        margin_tokens=default if args.margin_tokens is None else args.margin_tokens,
-        answer_tokens=args.answer_tokens,
+        **numbers,
         margin_window=parse_window(args.margin_window),
         pack=args.pack,
         keep_repeats=args.keep_repeats,
-        threshold=args.threshold,
         temperature=args.temperature,
         top_p=args.top_p,
         seed=args.seed,
@@ -112,9 +111,20 @@ def reading_settings(args: argparse.Namespace, pattern: str = "wim", margin_toke
     )
 
 
-def reading_prompts(args: argparse.Namespace) -> Prompts:
-    """Raises InputError for a file that is not as it should be."""
-    return Prompts.from_file(args.prompts) if args.prompts is not None else Prompts()
+def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint) -> Prompts | None:
+    """Those of --prompts, and the checkpoint's own for the rest; None without that option.
+
+    Raises InputError for a file that is not as it should be.
+    """
+    if (path := args.prompts) is None:
+        return None
+    try:
+        texts = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"The prompts file {path} cannot be read ({error.strerror}); check its path.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"The prompts file {path} is not JSON ({error}); write one object of texts.") from None
+    return Wishes.of(checkpoint.folder).prompts.changed(texts, f"The prompts file {path}")
 
 
 def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint | None]:

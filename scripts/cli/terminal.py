@@ -52,6 +52,9 @@ class Terminal:
                 print(flush=True)
                 if not self.answering:
                     print("(no answer: the model wrote nothing that is text)", file=sys.stderr)
+                if event.left_out:
+                    chunks = ", ".join(str(margin.chunk + 1) for margin in event.left_out)
+                    print(f"The last prompt had no room for the margins on these chunks: {chunks}.", file=sys.stderr)
                 print(summary(event), file=sys.stderr)
 
     def _grow(self, chunk: int, text: str) -> None:

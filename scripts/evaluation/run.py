@@ -30,6 +30,7 @@ from evaluation.source import Cell, Item, Source, Work
 from evaluation.workers import side_by_side
 from model.errors import DoesNotFit
 from weights import Checkpoint
+from weights.sessions import Sessions
 from wim.budget import Plan, make_plan
 from wim.events import Margin
 from wim.loop import WiM
@@ -40,12 +41,15 @@ from wim.settings import Settings
 
 @dataclass(frozen=True)
 class Setup:
-    """What is asked of whom. n_documents: for each cell; settings: their `pattern` does not count, `patterns` does."""
+    """What is asked of whom. n_documents: for each cell; settings: their `pattern` does not count, `patterns` does.
+
+    prompts: see make_plan
+    """
 
     checkpoint: Checkpoint
     classifier: Checkpoint | None
     settings: Settings
-    prompts: Prompts
+    prompts: Prompts | None
     patterns: tuple[str, ...]
     source: Source
     cells: tuple[Cell, ...]
@@ -103,7 +107,7 @@ class Setup:
         def at_most(n_positions: int) -> int:  # generous: to be wrong on this side costs nothing but time
             return n_positions + n_positions // 4 + 128
 
-        needed = [(cell.length + at_most(plan.longest - plan.document_tokens), self.checkpoint)]
+        needed = [(cell.length + at_most(plan.least - plan.document_tokens), self.checkpoint)]
         if self.classifier is not None:
             needed.append((at_most(plan.longest_verdict), self.classifier))
         return any(n_positions > checkpoint.config.context_length for n_positions, checkpoint in needed)
@@ -189,9 +193,9 @@ def work_through(setup: Setup, work: Work, done: Container[Key], progress: Weigh
     """Do the work, or one process's share of it.
 
     done: what has been answered before
-    progress: shows how far the loading of the weights is
+    progress: told how far the loading of the weights is
     """
-    reader = Reader(setup.checkpoint, setup.classifier, setup.device, setup.dtype, progress, setup.compiled)
+    reader = Reader(setup.checkpoint, setup.classifier, Sessions(setup.device, setup.dtype, progress, setup.compiled))
     if (largest := largest_plan(setup, work)) is not None:
         reader.open(largest)
     # The CPU has enough to do with the model, where that is where the model is.
@@ -284,6 +288,8 @@ class Asked:
         }
         if pattern == "wim":
             record |= self._margins(done.margins)
+            if done.left_out:
+                record["left_out"] = [margin.chunk for margin in done.left_out]
         if pattern == "rag":
             threshold = self.wim.settings.threshold
             probabilities = self.wim.relevance[self.question.query]

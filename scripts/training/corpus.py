@@ -10,10 +10,12 @@ from tasks.background import Background
 
 from model.errors import InputError
 from training.document_maker import DocumentMaker, Lengths
+from training.folder import READING
 from training.rows import TreeSource
 from training.trees import TreeGrower
 from weights import ChatFormat, Tokenizer
 from wim.prompts import Prompts
+from wim.settings import Wishes
 
 GUESSED_CHARS_PER_TOKEN = 4.0  # before there is a tokenizer
 
@@ -53,7 +55,7 @@ def tokenizer_texts(books: Background | None, seed: int, n_documents: int = 2500
 def make_source(
     folder: Path, books: Background | None, lengths: Lengths, *, question_lengths_max: int = 1 << 30
 ) -> TreeSource:
-    """A source of trees for the tokenizer and chat format of a checkpoint folder.
+    """A source of trees for the tokenizer, chat format, prompts and size of chunks of a checkpoint folder.
 
     Raises InputError for a folder without them, and for one whose replies can end in several ways.
     """
@@ -69,4 +71,7 @@ def make_source(
     maker = DocumentMaker(
         books, prose, len(sample) / len(tokenizer.encode(sample)), question_lengths_max=question_lengths_max
     )
-    return TreeSource(maker, TreeGrower(tokenizer, header, closing, end_of_turn), lengths)
+    wishes = Wishes.of(folder)
+    chunk_tokens = wishes.numbers.get("chunk_tokens", READING["chunk_tokens"])
+    grower = TreeGrower(tokenizer, header, closing, end_of_turn, wishes.prompts, chunk_tokens)
+    return TreeSource(maker, grower, lengths)

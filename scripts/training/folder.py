@@ -1,6 +1,6 @@
 """A checkpoint folder as they are published: configuration, tokenizer, chat template, weights.
 
-config.json  generation_config.json  tokenizer_config.json  model.safetensors
+config.json  generation_config.json  tokenizer_config.json  model.safetensors  wim.json
 tokenizer.json      byte-level BPE (llama, qwen2)
 tokenizer.model     SentencePiece BPE with bytes for what it has no piece for (phi3)
 """
@@ -28,8 +28,11 @@ from model.transformer import CausalLM
 from weights import Checkpoint
 from weights.files import read_json
 from weights.safetensors_loader import load_weights, read_headers
+from wim.settings import WISHES, Wishes
 
 FAMILIES = ("llama", "phi3", "qwen2")
+# What margins are learnt on and take: chunks of this size, and a few short sentences.
+READING = {"chunk_tokens": 256, "margin_tokens": 64}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -248,6 +251,12 @@ def tokenizer_fingerprint(folder: Path) -> str | None:
     """A short name for the tokenizer of a folder; None where there is none."""
     files = [folder / name for name in ("tokenizer.json", "tokenizer.model") if (folder / name).is_file()]
     return hashlib.sha256(files[0].read_bytes()).hexdigest()[:16] if files else None
+
+
+def write_wishes(source: Path, folder: Path) -> None:
+    """Write how the checkpoint is to be read and asked: as `source` wishes, and as demos are where it is silent."""
+    wishes = Wishes.of(source)
+    _write_json(folder / WISHES, {**READING, **wishes.numbers, "prompts": vars(wishes.prompts)})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 from tasks.document import NO_EVIDENCE, Document, Question
 from tasks.story import TAKE, VERBS
 
-from wim.chunks import Chunk, TextEncoder, split_document
+from wim.chunks import Chunk, split_document
 from wim.prompts import Prompts, fill, list_margins
 
 # What a target is a token of. NONE: nothing that is learnt (prompts, padding); TEXT: the document; the others: replies.
@@ -26,7 +26,8 @@ NONE, TEXT, MARGIN, NO_MARGIN, LLM, WIM, RELEVANCE, VERDICT = range(len(KINDS))
 MIN_MARGINS, MAX_MARGINS, MARGINS_PER_CHUNK = 4, 16, 0.85  # of a document
 
 
-class Tokenizer(TextEncoder, Protocol):
+class Tokenizer(Protocol):
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
     def encode(self, text: str, *, after: Sequence[int] | None = None) -> list[int]: ...
 
 

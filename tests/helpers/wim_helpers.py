@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from model_variants import randomise
 from safetensors.torch import save_file
@@ -13,11 +14,16 @@ from training.folder import write_tokenizer
 from weights_helpers import CORPUS, tiny_config, write_checkpoint, write_json
 
 from model import build_model
-from weights import Checkpoint
+from model.sampling import Sampler
+from model.session import Session
+from weights import Checkpoint, sessions
 from weights.config import read_model_config
+from wim.budget import Plan
 from wim.events import AnswerToken, Done, Event, MarginToken
 from wim.loop import WiM
-from wim.reader import open_document
+from wim.prompt_ids import PromptIds
+from wim.prompts import Prompts
+from wim.reader import open_document, wanted_sessions
 from wim.settings import Settings
 
 # One of each architecture, and those options that change how a cache is read.
@@ -87,6 +93,11 @@ def open_wim(folder: Path | str, text: str, queries: list[str] | None = None, **
     )
 
 
+def needed_bytes(plan: Plan, checkpoint: Checkpoint, classifier: Checkpoint | None) -> dict[str, int]:
+    """In float32."""
+    return sessions.needed_bytes(wanted_sessions(plan, checkpoint, classifier), torch.float32)
+
+
 def ask(wim: WiM, query: str = QUERY, on: Callable[[Event], None] = lambda event: None) -> list[Event]:
     """All events of a question; `on` sees each as it happens."""
     events = []
@@ -107,3 +118,53 @@ def tokens_read(wim: WiM) -> list[list[int]]:
     read: list[list[int]] = []
     wim.session.model.register_forward_pre_hook(lambda module, arguments: read.extend(arguments[0].tolist()))
     return read
+
+
+DOCUMENT = document()
+# Its margin prompts differ in length: a chunk of blank lines begins with nothing, emoji take many tokens.
+UNEVEN = DOCUMENT + "\n" * 300 + "🙂" * 40
+DEMO = "demo-llama"
+OTHER = "What did John pick up?"
+readers = pytest.mark.parametrize("name", [*READERS, DEMO])
+random_readers = pytest.mark.parametrize("name", READERS)
+plain_readers = pytest.mark.parametrize("name", ["llama", "qwen2", "phi3"])
+
+
+def done(events):
+    return events[-1]
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def margin_prompts(wim, query=QUERY):
+    return [wim.prompts.margin(query, chunk.beginning) for chunk in wim.plan.chunks]
+
+
+def region(session, length=None):
+    """The cache below a length."""
+    return session.cache.storage[:, :, :, : session.length if length is None else length]
+
+
+def plainly_read(wim, chunks):
+    """The header and some chunks in a fresh cache of the same model."""
+    session = Session(wim.session.model, wim.plan.capacity)
+    session.prefill(wim.prompts.header)
+    for chunk in chunks:
+        session.prefill(chunk.ids)
+    return session
+
+
+def reply(session, prompt, wim, n_tokens):
+    tokens = session.generate(prompt, n_tokens, wim.prompts.stop_ids, Sampler())
+    return wim.prompts.tokenizer.decode(list(tokens)).strip()
+
+
+OPENED = {}
+
+
+def prompts_of(folder, margin_tokens):
+    if folder not in OPENED:
+        OPENED[folder] = Checkpoint.open(str(folder))
+    return PromptIds(OPENED[folder], Prompts(), margin_tokens)

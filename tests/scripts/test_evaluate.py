@@ -28,10 +28,11 @@ from weights_helpers import LLAMA_TEMPLATE, write_checkpoint
 
 from model import InputError
 from weights import Checkpoint, Tokenizer
+from weights.sessions import Sessions, same_rotation
 from wim.budget import make_plan
 from wim.events import Done
 from wim.prompts import Prompts
-from wim.reader import Reader, open_document, same_rotation
+from wim.reader import Reader, open_document
 from wim.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -44,6 +45,12 @@ SETTINGS = Settings(chunk_tokens=128, margin_tokens=4, answer_tokens=4, margin_w
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
     return str(write_checkpoint(tmp_path_factory.mktemp("checkpoint"), "llama", max_position_embeddings=2048))
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Where --workers does not say otherwise: the models are small, and processes take seconds to start."""
+    monkeypatch.setattr(evaluate, "usable_cores", lambda: 1)
 
 
 def arguments(folder: str, out: Path, *more: str) -> list[str]:
@@ -691,7 +698,7 @@ def test_patterns_can_share_a_document(folder):
                 open_document(checkpoint, TEXT, QUERIES, settings, classifier=checkpoint, **CPU), query
             )
     plan = make_plan(checkpoint, TEXT, QUERIES, SETTINGS, prompts, checkpoint, patterns=patterns)
-    wim = Reader(checkpoint, checkpoint, **CPU).open(plan)
+    wim = Reader(checkpoint, checkpoint, Sessions(**CPU)).open(plan)
     for pattern in ("llm", "wim", "rag", "llm", "rag", "wim", "wim"):
         for query in QUERIES:
             answer, margins, chunks_read = outcome(wim, query, pattern)
@@ -708,7 +715,7 @@ def test_a_reader_loads_once_and_keeps_a_cache_that_is_large_enough(folder, monk
     loads = []
     load_model = Checkpoint.load_model
     monkeypatch.setattr(Checkpoint, "load_model", lambda self, *a, **k: loads.append(1) or load_model(self, *a, **k))
-    reader = Reader(checkpoint, checkpoint, **CPU)
+    reader = Reader(checkpoint, checkpoint, Sessions(**CPU))
 
     def read_text(text: str):
         return reader.open(make_plan(checkpoint, text, QUERIES, SETTINGS, Prompts(), checkpoint))

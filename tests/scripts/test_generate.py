@@ -14,6 +14,7 @@ import pytest
 import torch
 from cli.options import exit_code
 from cli.terminal import Terminal
+from cli.weights_bar import WeightsBar
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from weights_helpers import write_json
@@ -22,7 +23,9 @@ from wim_helpers import QUERY, document, write_reader
 from model import InputError
 from scripts import generate
 from weights import Checkpoint, Tokenizer
+from wim.budget import make_plan
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Rollback
+from wim.settings import Settings
 
 SMALL = ["--chunk-tokens", "60", "--margin-tokens", "8", "--answer-tokens", "7", "--device", "cpu", "--dtype", "float32"]
 
@@ -509,6 +512,41 @@ def test_margins_that_grow_side_by_side_do_not_mix(capsys, monkeypatch):
     terminal.show(MarginDone(Margin(1, 50, 90, "None.", False)))
     err = capsys.readouterr().err
     assert "[chunk 1] Mary left.  ✓ relevant\n" in err and "[chunk 2] None.  ✗ not relevant" in err
+
+
+def test_every_model_that_is_loaded_has_its_progress_bar(capsys):
+    show = WeightsBar()
+    for n_bytes, total in ((512, 2048), (2048, 2048), (100, 100)):
+        show(n_bytes, total)
+    err = capsys.readouterr().err
+    assert err.count("weights: 100%") == 2 and "2.00k/2.00k" in err and "100/100" in err
+
+
+def test_what_there_was_no_room_for_is_said(files, capsys, tmp_path):
+    """A context in which the document and the answer just fit, and nothing beside them."""
+    plain = run_json(capsys, arguments(files))
+    assert (plain["left_out"], plain["shortages"]) == ([], [])
+    model = write_reader(tmp_path / "short", "llama")
+    config = json.loads((model / "config.json").read_text())
+    need = plan_of(model, files).least
+    write_json(model / "config.json", config | {"max_position_embeddings": need})
+    options = arguments(files, "--threshold", "0", "--chunk-tokens", "20", "--model", str(model))
+    found = run_json(capsys, options)
+    assert found["left_out"] and len(found["left_out"]) == len(found["margins"]) < found["chunks_read"]
+    [sentence] = found["shortages"]
+    code, out, err = run(capsys, options)
+    assert code == 0 and out.strip() == found["answer"] and sentence in err
+    chunks = ", ".join(str(chunk + 1) for chunk in found["left_out"])
+    assert f"had no room for the margins on these chunks: {chunks}." in err
+    write_json(model / "config.json", config | {"max_position_embeddings": need - 1})
+    code, out, err = run(capsys, options)
+    assert (code, out) == (2, "") and "shorten the document by 1 tokens" in err
+
+
+def plan_of(model, files):
+    checkpoint, text = Checkpoint.open(str(model)), (files / "context.txt").read_text(encoding="utf-8")
+    settings = Settings(chunk_tokens=20, margin_tokens=8, answer_tokens=7)
+    return make_plan(checkpoint, text, [QUERY], settings, classifier=checkpoint)
 
 
 def test_a_judged_chunk_is_shown(capsys):

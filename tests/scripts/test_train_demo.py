@@ -18,7 +18,16 @@ from safetensors.torch import load_file
 from training import corpus
 from training.context import BLOCK, TreeContext, block_mask, dense_mask, tiles
 from training.document_maker import Lengths
-from training.folder import FAMILIES, SIZES, copy_tokenizer, make_config, write_config, write_tokenizer, write_weights
+from training.folder import (
+    FAMILIES,
+    SIZES,
+    copy_tokenizer,
+    make_config,
+    write_config,
+    write_tokenizer,
+    write_weights,
+    write_wishes,
+)
 from training.objective import kind_weights, objective
 from training.optimizer import initialise, lr_factor, make_optimizers
 from training.rows import BEGIN, CUT, KINDS_OF_TARGETS, START, TARGETS, TOKENS, Batches, batch_loader, fill_rows
@@ -31,6 +40,7 @@ from weights.config import read_model_config
 from wim.chunks import split_document
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
+from wim.settings import WISHES, Wishes
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_demo.py"
 TINY = {
@@ -435,6 +445,25 @@ def test_a_run_starts_from_a_checkpoint(script, folder, tmp_path, capsys):
         script.train(
             script.arguments(["--family", family, "--out", str(tmp_path / "other"), *common, "--size", "hidden_size=64"])
         )
+
+
+def test_a_checkpoint_says_how_it_was_trained_to_be_asked(script, folder, tmp_path):
+    """And who trains on from it asks in the same way."""
+    write_wishes(folder, tmp_path)
+    assert Wishes.of(tmp_path) == Wishes({"chunk_tokens": 256, "margin_tokens": 64}, Prompts())
+    shutil.copytree(folder, tmp_path / "start")
+    changed = {"chunk_tokens": 100, "prompts": {"answer": "Now tell me. {query}"}}
+    (tmp_path / "start" / WISHES).write_text(json.dumps(changed))
+    sizes = [option for name, size in TINY.items() for option in ("--size", f"{name}={size}")]
+    family = json.loads((folder / "config.json").read_text())["model_type"]
+    run = ["--family", family, "--steps", "1", "--row", "512", "--batch", "1", "--workers", "0", "--device", "cpu"]
+    run += ["--lengths", "100-300:1", "--start-from", str(tmp_path / "start"), "--out", str(tmp_path / "out")]
+    script.train(script.arguments([*run, *sizes]))
+    wishes = Wishes.of(tmp_path / "out")
+    assert wishes.numbers == {"chunk_tokens": 100, "margin_tokens": 64}
+    assert wishes.prompts.answer == "Now tell me. {query}"
+    grower = corpus.make_source(tmp_path / "out", None, Lengths.parse("100-250:1")).grower
+    assert (grower.prompts, grower.chunk_tokens) == (wishes.prompts, 100)
 
 
 def test_the_folder_loads_in_transformers(folder):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
+from cli.options import reading_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +55,11 @@ def test_every_prompt_asks_what_it_is_there_for():
     }
 
 
+def from_file(path):
+    """As --prompts reads it, for a checkpoint without wishes of its own."""
+    return reading_prompts(SimpleNamespace(prompts=str(path)), SimpleNamespace(folder=path.parent))
+
+
 def write(tmp_path, content):
     path = tmp_path / "prompts.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
@@ -62,17 +69,17 @@ def write(tmp_path, content):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_replaces_some_texts_and_leaves_the_others(tmp_path, name):
     text = "Über " + " ".join(f"{{{placeholder}}}" for placeholder in PLACEHOLDER.findall(getattr(Prompts(), name)))
-    read = Prompts.from_file(write(tmp_path, {name: text}))
+    read = from_file(write(tmp_path, {name: text}))
     assert asdict(read) == asdict(Prompts()) | {name: text}
 
 
 def test_a_margin_prompt_can_do_without_the_beginning(tmp_path):
-    prompts = Prompts.from_file(write(tmp_path, {"margin": "Notes on {query}!"}))
+    prompts = from_file(write(tmp_path, {"margin": "Notes on {query}!"}))
     assert fill(prompts.margin, query="this", beginning="Mary") == "Notes on this!"
 
 
 def test_an_empty_object_changes_nothing(tmp_path):
-    assert Prompts.from_file(write(tmp_path, {})) == Prompts()
+    assert from_file(write(tmp_path, {})) == Prompts()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +103,7 @@ def test_an_empty_object_changes_nothing(tmp_path):
 def test_a_file_that_cannot_be_used_gets_a_sentence(tmp_path, content, words):
     path = write(tmp_path, content)
     with pytest.raises(InputError) as error:
-        Prompts.from_file(path)
+        from_file(path)
     assert all(word in str(error.value) for word in [str(path), *words]), str(error.value)
 
 
@@ -104,5 +111,5 @@ def test_a_file_that_cannot_be_read_gets_a_sentence(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for name in ("absent", ".", "binary"):
         with pytest.raises(InputError) as error:
-            Prompts.from_file(tmp_path / name)
+            from_file(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wim.chunks import Chunk
-from wim.repeats import sentences, without_repeats
+from wim.notes import sentences, without_repeats
 
 SENTENCES = ["Mary went home.", "John took 3.5 apples!", "“Why?”", "他去了花园。", "no end"]
 

@@ -1,0 +1,123 @@
+"""Models with caches, for one document after another: weights are loaded once, and caches kept while they suffice.
+
+What cannot fit into the device's memory is said before gigabytes are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from model import InputError, KVCache, ModelConfig
+from model.session import PREFILL_TOKENS, Session
+from weights.checkpoint import Checkpoint
+from weights.device import check_compile, free_bytes
+from weights.safetensors_loader import Progress
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A session that a run needs.
+
+    role: tells sessions on one checkpoint apart
+    capacity: positions of its cache
+    longest: the last position that a token can get, plus one
+    together: the most tokens that one forward pass reads, besides prefill
+    """
+
+    role: str
+    checkpoint: Checkpoint
+    capacity: int
+    longest: int
+    together: int
+
+
+class Sessions:
+    """Opens sessions, and keeps their weights and caches for the next time.
+
+    progress: see Checkpoint.load_model
+    compiled: see CausalLM.compile_layers
+    Raises InputError for `compiled` on another device than CUDA.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress | None = None,
+        compiled: bool = False,
+    ):
+        check_compile(compiled, device)
+        self.device, self.dtype, self.progress, self.compiled = device, dtype, progress, compiled
+        self._models: dict[str, nn.Module] = {}  # by folder
+        self._lengths: dict[str, int] = {}  # by folder: the length that the model's rotary frequencies are for
+        self._sessions: dict[str, Session] = {}  # by role
+
+    def check_room(self, wanted: Sequence[Wanted]) -> None:
+        """Raises InputError when weights, caches and working space exceed what is free, or can be given back."""
+        held = {role: session.cache.capacity for role, session in self._sessions.items()}
+        if all(each.role in held and each.capacity <= held[each.role] for each in wanted):
+            return
+        free = free_bytes(self.device)
+        if free is not None:
+            free += sum(session.cache.nbytes for session in self._sessions.values())
+            free += sum(weight.nbytes for model in self._models.values() for weight in model.parameters())
+        needed = needed_bytes(wanted, self.dtype)
+        if free is not None and sum(needed.values()) > free:
+            weights, cache, work = (f"{needed[name] / GIB:.1f} GiB" for name in ("weights", "cache", "work"))
+            raise InputError(
+                f"The run needs {weights} for weights, {cache} for a cache of {wanted[0].capacity} positions and {work} to "
+                f"work in; {self.device} has {free / GIB:.1f} GiB free: shorten the document, take a smaller model, or "
+                "another --device or --dtype."
+            )
+
+    def open(self, wanted: Wanted) -> Session:
+        """A session with an empty cache of at least the wanted capacity. The one before of its role is over."""
+        folder = str(wanted.checkpoint.folder)
+        if folder not in self._models:
+            model = wanted.checkpoint.load_model(self.device, self.dtype, wanted.longest, progress=self.progress)
+            if self.compiled:
+                model.compile_layers()
+            self._models[folder] = model
+        elif not same_rotation(wanted.checkpoint.config, wanted.longest, self._lengths[folder]):
+            self._models[folder].plan(wanted.longest)
+            self._sessions.pop(wanted.role, None)  # its CUDA graphs hold the former frequencies
+        self._lengths[folder] = wanted.longest
+
+        session, capacity = self._sessions.pop(wanted.role, None), wanted.capacity
+        if session is not None and session.cache.capacity < capacity:
+            # Given back before a larger one is allocated; some spare room, as the next document may be longer still.
+            session, capacity = None, capacity + capacity // 8
+        if session is None:
+            session = Session(self._models[folder], capacity)
+        session.rollback(0)
+        self._sessions[wanted.role] = session
+        return session
+
+
+def same_rotation(config: ModelConfig, first: int, second: int) -> bool:
+    """Whether runs of these lengths use the same rotary frequencies; see RotaryEmbedding.plan."""
+    original = config.rope.original_max_position_embeddings
+    return config.rope.rope_type != "longrope" or (first > original) == (second > original)
+
+
+def needed_bytes(wanted: Sequence[Wanted], dtype: torch.dtype) -> dict[str, int]:
+    """Bytes on the device: weights, caches, and an estimate of the room to work in."""
+    checkpoints = {each.checkpoint.folder: each.checkpoint for each in wanted}.values()
+    weights = sum(checkpoint.weight_bytes(dtype) for checkpoint in checkpoints)
+    cache = sum(each.capacity * KVCache.bytes_per_token(each.checkpoint.config, dtype) for each in wanted)
+    work = max(_work_bytes(each, dtype) for each in wanted)
+    return {"weights": weights, "cache": cache, "work": work}
+
+
+def _work_bytes(wanted: Wanted, dtype: torch.dtype) -> int:
+    # The widest moment of a layer: some copies of the hidden states, and the MLP's gate, up and their product.
+    config = wanted.checkpoint.config
+    width = 8 * config.hidden_size + 3 * config.intermediate_size
+    n_tokens = max(min(wanted.longest, PREFILL_TOKENS), wanted.together)
+    return n_tokens * width * dtype.itemsize + config.vocab_size * 4

@@ -1,0 +1,99 @@
+"""A session at work on one document: its verbs yield what happens (wim/events.py), and seconds and tokens are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+
+from model.sampling import Sampler
+from model.session import Session
+from wim.budget import Plan
+from wim.chunks import Chunk
+from wim.events import ChunkRead, Event, Rollback, Tell
+from wim.meter import Meter
+
+
+class Desk:
+    """How far the document has been read, and the steps that every pattern is made of.
+
+    chunk_ends: the cache's length after each of the document's chunks, as far as they are read
+    stopped: no further chunk is to be read
+    meter, sampler: of the question at hand
+    """
+
+    def __init__(self, plan: Plan, session: Session):
+        self.plan, self.session, self.settings, self.prompts = plan, session, plan.settings, plan.prompts
+        self.chunk_ends: list[int] = []
+        self.stopped = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Another question."""
+        self.meter = Meter()
+        self.sampler = Sampler(self.settings.temperature, self.settings.top_p, self.settings.seed)
+
+    def until_stopped(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """The chunks that have been read or still are to be; the first one of the document is in any case."""
+        for chunk in chunks:
+            if self.stopped and 0 < len(self.chunk_ends) <= chunk.index:
+                return
+            yield chunk
+
+    def read(self, chunk: Chunk) -> Iterator[Event]:
+        """Prefill the document's next chunk; nothing happens where an earlier question had it read."""
+        if chunk.index == len(self.chunk_ends):
+            event = self.prefill(chunk)
+            self.chunk_ends.append(self.session.length)
+            yield event
+
+    def prefill(self, chunk: Chunk) -> ChunkRead:
+        """Read a chunk after whatever the cache holds."""
+        with self.meter.timed("prefill"):
+            self.session.prefill(chunk.ids)
+            self.session.synchronize()
+        return self.was_read(chunk)
+
+    def was_read(self, chunk: Chunk) -> ChunkRead:
+        self.meter.tokens["document"] += len(chunk.ids)
+        return ChunkRead(chunk.index, len(self.plan.chunks), len(chunk.ids), self.session.length)
+
+    def generate(self, phase: str, prompt: list[int], max_tokens: int, event: Tell) -> Generator[Event, None, str]:
+        """Read a prompt and write the reply, which is returned. What it takes in the cache stays there."""
+        tokens = self.session.generate(prompt, max_tokens, self.prompts.stop_ids, self.sampler)
+        [text] = yield from self.write(phase, ([token] for token in tokens), [event])
+        return text
+
+    def write(self, phase: str, steps: Iterable[list[int | None]], events: Sequence[Tell]) -> Generator[Event, None, list]:
+        """Replies that grow side by side, as texts. Each step has a token for every reply, or None where it has ended."""
+        streams = [self.prompts.tokenizer.stream() for _ in events]
+        texts = ["" for _ in events]
+
+        def grow(row: int, text: str) -> Iterator[Event]:
+            texts[row] += text
+            if text:
+                yield events[row](text)
+
+        for tokens in self.meter.steps(phase, steps):
+            for row, token in enumerate(tokens):
+                if token is not None:
+                    self.meter.tokens[phase] += 1
+                    yield from grow(row, streams[row].put(token))
+        for row, stream in enumerate(streams):
+            yield from grow(row, stream.flush())
+        return [text.strip() for text in texts]
+
+    def back(self) -> Iterator[Event]:
+        """Roll back to the end of what has been read of the document; at first that is the header, read here."""
+        if self.session.length == 0 and self.prompts.header:  # some chat formats have none
+            with self.meter.timed("prefill"):
+                self.session.prefill(self.prompts.header)
+        yield from self.roll_back(self.chunk_ends[-1] if self.chunk_ends else len(self.prompts.header))
+
+    def back_to_header(self) -> Iterator[Event]:
+        """Forget the document."""
+        self.chunk_ends = []
+        yield from self.back()
+
+    def roll_back(self, length: int) -> Iterator[Event]:
+        if (old := self.session.length) != length:
+            self.session.rollback(length)
+            yield Rollback(old, length)

@@ -1,0 +1,33 @@
+"""Seconds and tokens of one question, by phase."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Meter:
+    """Counts. The phases are those of wim.events.Done."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter(document=0, margins=0, verdicts=0, final_prompt=0, answer=0)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+    def steps(self, phase: str, steps: Iterable[Any]) -> Iterator[Any]:
+        """The same steps; only what they take themselves counts, not what is done with them."""
+        steps = iter(steps)
+        while True:
+            with self.timed(phase):
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step

@@ -1,0 +1,77 @@
+"""Which margins go into the last prompt as notes, and what of them.
+
+Nothing marks where a chunk begins in the cache, so a model may copy a sentence that stands before its chunk. Listed twice,
+it reads as if it had happened twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from model.errors import DoesNotFit
+from wim.budget import Plan
+from wim.chunks import SENTENCE_END, Chunk
+from wim.events import Margin
+from wim.prompts import one_line
+
+SHORT = 6  # characters: what is shorter may be an abbreviation or a number, whose full stop ends no sentence
+
+
+def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) -> tuple[list[int], list[Margin]]:
+    """The prompt's token ids, and the relevant margins that are left out because it may have only `room` tokens.
+
+    The most probable margins stay. Those that somebody wrote, or chose against the verdict, go before them. The prompt
+    lists them in the order of the document.
+    Raises DoesNotFit where there is no room for the question alone.
+    """
+    relevant = [margin for margin in margins if margin.relevant]
+
+    def rank(i: int) -> float:
+        probability = relevant[i].probability
+        return -1.0 if probability is None or probability < plan.settings.threshold else -probability
+
+    ranked = sorted(range(len(relevant)), key=rank)
+
+    def prompt(n: int) -> list[int]:
+        chosen = [relevant[i] for i in sorted(ranked[:n])]
+        notes = [margin.text for margin in chosen]
+        if not plan.settings.keep_repeats:
+            notes = list(without_repeats((margin.text, plan.chunks[margin.chunk]) for margin in chosen))
+        return plan.prompts.answer_with_margins(query, notes)
+
+    fits, too_many = 0, len(relevant) + 1
+    while too_many - fits > 1:
+        n = len(relevant) if too_many > len(relevant) else (fits + too_many) // 2  # nearly always they all fit
+        fits, too_many = (n, too_many) if len(prompt(n)) <= room else (fits, n)
+    ids = prompt(fits)
+    if len(ids) > room:
+        raise DoesNotFit(
+            f"The question needs a prompt of {len(ids)} tokens and {max(room, 0)} are left; shorten the question."
+        )
+    return ids, [relevant[i] for i in sorted(ranked[fits:])]
+
+
+def without_repeats(margins: Iterable[tuple[str, Chunk]]) -> Iterator[str]:
+    """The margins, each with the chunk that it is about, in the order of the document.
+
+    A sentence that an earlier margin holds word for word is left out, unless the chunk itself says it again or it is SHORT;
+    a margin of which nothing else is left is left out whole.
+    """
+    known: set[str] = set()
+    for margin, chunk in margins:
+        written, read = sentences(margin), one_line(chunk.text)
+        kept = [sentence for sentence in written if sentence not in known or sentence in read or len(sentence) < SHORT]
+        only_scraps = len(kept) < len(written) and all(sentence in known and sentence not in read for sentence in kept)
+        known.update(written)
+        if kept and not only_scraps:
+            yield " ".join(kept)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each on one line."""
+    text, start, found = one_line(text), 0, []
+    for end in [match.end() for match in SENTENCE_END.finditer(text)] + [len(text)]:
+        if sentence := text[start:end].strip():
+            found.append(sentence)
+        start = end
+    return found
