@@ -128,8 +128,12 @@ def random_plan(config: ModelConfig, settings: Settings, n_tokens: int, window: 
             f"--tokens is {str(n_tokens)[:40]} and the model has {config.context_length} positions; give less."
         )
     settings = replace(settings, margin_window=window, pattern=pattern)
-    chat = SimpleNamespace(prompt_pieces=lambda system: ([1], "", [2]), stop_ids=frozenset())
     tokenizer = NumberTokenizer(config.vocab_size)
+    chat = SimpleNamespace(
+        prompt_pieces=lambda system: ([1], "", [2]),
+        reply_starts=lambda *choices: ([], [{tokenizer.encode(word)[0] for word in words} for words in choices]),
+        stop_ids=frozenset(),
+    )
     standin = SimpleNamespace(name="random weights", folder=None, config=config, tokenizer=tokenizer, chat=chat)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, config.vocab_size, (n_tokens,), generator=generator).tolist()

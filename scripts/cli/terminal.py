@@ -6,11 +6,11 @@ import sys
 
 from tqdm import tqdm
 
-from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Event, Margin, MarginDone, MarginToken
+from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Event, Margin, MarginDone, MarginToken, Rollback
 
 
 class Terminal:
-    """Follows one question. On a terminal, a margin that is written alone appears as it is written.
+    """Follows one question. On a terminal, a margin that is written alone appears as it is written, and then its rollback.
 
     document_tokens: the length of the progress bar
     """
@@ -28,17 +28,21 @@ class Terminal:
             bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} tokens {rate_fmt}",
         )
         self.open_line: int | None = None  # the chunk whose margin is being written on the last line
+        self.forgotten: Rollback | None = None  # after the chunk that was read last; told behind the verdict
         self.answering = False
 
     def show(self, event: Event) -> None:
         match event:
             case ChunkRead(tokens=tokens):
                 self.bar.update(tokens)
+                self.forgotten = None
             case ChunkJudged(chunk=chunk, relevant=relevant, probability=probability):
                 self.bar.update(event.tokens)
                 self._line(f"[chunk {chunk + 1}] {_verdict(relevant, probability)}")
             case MarginToken(chunk=chunk, text=text) if self.live:
                 self._grow(chunk, text)
+            case Rollback():
+                self.forgotten = event
             case MarginDone(margin=margin):
                 self._finish(margin)
             case AnswerToken(text=text):
@@ -67,16 +71,24 @@ class Terminal:
             print(printable(" ".join(text.split("\n"))), end="", file=sys.stderr, flush=True)
 
     def _finish(self, margin: Margin) -> None:
-        verdict = _verdict(margin.relevant, margin.probability)
+        ending = f"  {_verdict(margin.relevant, margin.probability)}{self._tell_rollback()}"
         if self.open_line == margin.chunk:
-            print(f"  {verdict}", file=sys.stderr)
+            print(ending, file=sys.stderr)
             self.open_line = None
             self.bar.refresh()
         else:
-            self._line(f"[chunk {margin.chunk + 1}] {' '.join(margin.text.split())}  {verdict}")
+            self._line(f"[chunk {margin.chunk + 1}] {' '.join(margin.text.split())}", ending)
 
-    def _line(self, text: str) -> None:
-        tqdm.write(printable(text), file=sys.stderr)
+    def _tell_rollback(self) -> str:
+        """On a terminal, dim: the margin's tokens have left the cache. Margins of a window are never part of it."""
+        rollback, self.forgotten = self.forgotten, None
+        if rollback is None or not self.live:
+            return ""
+        return f"  \x1b[2mcache {rollback.old_length} -> {rollback.new_length}\x1b[0m"
+
+    def _line(self, text: str, ending: str = "") -> None:
+        """A line above the progress bar; `ending` is ours and may hold control characters."""
+        tqdm.write(printable(text) + ending, file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -549,6 +549,27 @@ def plan_of(model, files):
     return make_plan(checkpoint, text, [QUERY], settings, classifier=checkpoint)
 
 
+def test_a_terminal_tells_that_a_margin_is_forgotten(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    terminal = Terminal(90)
+    for event in [*EVENTS[:-1], Rollback(120, 100), EVENTS[-1]]:  # that of the answer is not told
+        terminal.show(event)
+    captured = capsys.readouterr()
+    assert "✓ relevant (0.90)  \x1b[2mcache 80 -> 60\x1b[0m\n" in captured.err and captured.err.count("cache ") == 1
+    assert captured.out == "At home.\n"
+
+
+def test_the_papers_loop_forgets_every_margin(files, capsys, monkeypatch):
+    """Margins of a window are written beside the cache's contents: there is nothing to forget."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, _, err = run(capsys, arguments(files))
+    told = [tuple(map(int, pair)) for pair in re.findall(r"cache (\d+) -> (\d+)", err)]
+    assert code == 0 and len(told) == len(run_json(capsys, arguments(files))["margins"]) > 1
+    assert all(old > new for old, new in told) and [new for _, new in told] == sorted({new for _, new in told})
+    code, _, err = run(capsys, arguments(files, "--margin-window", "all"))
+    assert code == 0 and "cache " not in err
+
+
 def test_a_judged_chunk_is_shown(capsys):
     Terminal(90).show(ChunkJudged(3, 9, 40, False, 0.25))
     assert capsys.readouterr().err == "[chunk 4] ✗ not relevant (0.25)\n"

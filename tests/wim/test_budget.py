@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory):
 
 
 def with_context(checkpoint, n_positions):
-    return replace(checkpoint, config=replace(checkpoint.config, max_position_embeddings=n_positions))
+    return replace(checkpoint, config=replace(checkpoint.config, context_length=n_positions))
 
 
 def plan_of(checkpoint, **options):

@@ -102,7 +102,7 @@ def refuse_to_load(*arguments, **options):
 
 def plan_without_limits(folder, text):
     checkpoint = Checkpoint.open(str(folder))
-    object.__setattr__(checkpoint.config, "max_position_embeddings", 10**6)
+    object.__setattr__(checkpoint.config, "context_length", 10**6)
     return make_plan(checkpoint, text, [QUERY], SETTINGS, Prompts(), checkpoint)
 
 
