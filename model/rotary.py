@@ -25,16 +25,15 @@ class RotaryEmbedding(nn.Module):
     """Cosines and sines for positions.
 
     LongRoPE has two sets of factors, chosen by the length of the input. Keys that are already in a cache were turned by
-    one set and cannot change to the other, so the choice is made once, in `plan`, from the length that the whole run is
-    planned for; without a plan it is the model's maximum.
+    one set and cannot change to the other, so the choice is made once for a whole run, by `set_max_length`.
     """
 
     def __init__(self, rope: RopeConfig, max_position_embeddings: int):
         super().__init__()
         self.rope = rope
-        self.plan(max_position_embeddings)
+        self.set_max_length(max_position_embeddings)
 
-    def plan(self, length: int) -> None:
+    def set_max_length(self, length: int) -> None:
         """Choose the frequencies for a run of at most `length` positions."""
         # Not a buffer: it is computed, never loaded, and stays float32 whatever the model's dtype.
         self.inv_freq, self.attention_factor = frequencies(self.rope, length)

@@ -117,9 +117,9 @@ class CausalLM(nn.Module):
         # Next to each other, rows of a batch are one product; else the matrix is read for each.
         return self.lm_head(x if all_logits else x[:, -1:].contiguous())
 
-    def plan(self, length: int) -> None:
+    def set_max_length(self, length: int) -> None:
         """Say how many positions the run will use at most; see RotaryEmbedding for what depends on it."""
-        self.model.rotary.plan(length)
+        self.model.rotary.set_max_length(length)
 
     def fuse_weights(self) -> None:
         """Lay matrices that read the same input next to each other, after loading; see model/kernels/fused_linears.py."""

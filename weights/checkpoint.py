@@ -71,11 +71,11 @@ class Checkpoint:
         return (outside + (with_one - outside) * self.config.num_hidden_layers) * dtype.itemsize
 
     def load_model(
-        self, device: torch.device | str, dtype: torch.dtype, planned_length: int, progress: Progress | None = None
+        self, device: torch.device | str, dtype: torch.dtype, max_length: int, progress: Progress | None = None
     ) -> nn.Module:
         """Find or download the weights and load them; the model comes back ready for inference.
 
-        planned_length: how many positions the run will use at most; LongRoPE chooses its factors by it
+        max_length: how many positions the run will use at most; LongRoPE chooses its factors by it
         progress: told (bytes read, bytes in all) while the weights come in
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
@@ -84,7 +84,7 @@ class Checkpoint:
         load_weights(model, folder, device=device, dtype=dtype, progress=progress)
         model.eval().requires_grad_(False)
         model.fuse_weights()
-        model.plan(planned_length)
+        model.set_max_length(max_length)
         return model
 
     def _skeleton(self, n_layers: int | None = None) -> nn.Module:

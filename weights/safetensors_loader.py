@@ -47,6 +47,7 @@ class Stored:
         return torch.Size(self.shape).numel() * FLOATS[self.dtype].itemsize
 
 
+@torch.inference_mode(False)  # which other threads would not share
 @torch.no_grad()
 def load_weights(
     model: nn.Module, folder: Path, *, device: torch.device | str, dtype: torch.dtype, progress: Progress | None = None

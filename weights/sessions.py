@@ -85,7 +85,7 @@ class Sessions:
                 model.compile_layers()
             self._models[folder] = model
         elif not same_rotation(wanted.checkpoint.config, wanted.longest, self._lengths[folder]):
-            self._models[folder].plan(wanted.longest)
+            self._models[folder].set_max_length(wanted.longest)
             self._sessions.pop(wanted.role, None)  # its CUDA graphs hold the former frequencies
         self._lengths[folder] = wanted.longest
 
@@ -101,7 +101,7 @@ class Sessions:
 
 
 def same_rotation(config: ModelConfig, first: int, second: int) -> bool:
-    """Whether runs of these lengths use the same rotary frequencies; see RotaryEmbedding.plan."""
+    """Whether runs of these lengths use the same rotary frequencies; see RotaryEmbedding.set_max_length."""
     original = config.rope.original_max_position_embeddings
     return config.rope.rope_type != "longrope" or (first > original) == (second > original)
 

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from model.sampling import Sampler
 from model.session import Session
+from weights.text.stream import without_thoughts
 from wim.budget import Plan
 from wim.chunks import Chunk
 from wim.events import ChunkRead, Event, Rollback, Tell
@@ -79,7 +80,7 @@ class Desk:
                     yield from grow(row, streams[row].put(token))
         for row, stream in enumerate(streams):
             yield from grow(row, stream.flush())
-        return [text.strip() for text in texts]
+        return [without_thoughts(text).strip() for text in texts]
 
     def back(self) -> Iterator[Event]:
         """Roll back to the end of what has been read of the document; at first that is the header, read here."""

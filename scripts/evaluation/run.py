@@ -287,7 +287,7 @@ class Asked:
             "measure": main_measure(self.question),
         }
         if pattern == "wim":
-            record |= self._margins(done.margins)
+            record |= self._margins(done.margins, done.left_out)
             if done.left_out:
                 record["left_out"] = [margin.chunk for margin in done.left_out]
         if pattern == "rag":
@@ -297,10 +297,12 @@ class Asked:
             seconds["verdicts"] = round(judged_seconds, 4)
         return record | {"document_tokens": self.wim.plan.document_tokens, "tokens": done.tokens, "seconds": seconds}
 
-    def _margins(self, margins: list[Margin]) -> AnswerRecord:
+    def _margins(self, margins: list[Margin], left_out: list[Margin]) -> AnswerRecord:
         """The margins, each judged; and how much of the evidence those hold that went into the final prompt."""
         told = evidence_sentences(self.item.document, self.question)
-        found = evidence_found(self.question, told, [margin.text for margin in margins if margin.relevant])
+        found = evidence_found(
+            self.question, told, [margin.text for margin in margins if margin.relevant and margin not in left_out]
+        )
         judged = [
             {"chunk": margin.chunk, "text": margin.text}
             | self._judged(margin.chunk, margin.relevant, margin.probability)

@@ -10,15 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from tasks.document import NO_EVIDENCE, Document, Question
 from tasks.scores import contained_match, normalize
+from wim.verdict import says_nothing
 
 USEFUL_SHARE = 0.6  # of a note's words that stand in the evidence
 FOUND_SHARE = 0.8  # of an evidence sentence's words that stand in a note: its verb alone must not do
-NOTHING = frozenset(normalize(text) for text in (NO_EVIDENCE, "", "I don't know", "I do not know"))
-
-
-def says_nothing(note: str) -> bool:
-    """Whether a note says that there is nothing to note: "None" with or without a full stop, and the like."""
-    return normalize(note) in NOTHING
 
 
 def same_words(note: str, gold: str) -> bool:

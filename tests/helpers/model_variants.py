@@ -168,7 +168,7 @@ def tiny_model(variant: Variant, planned: int, *, dtype: torch.dtype = torch.flo
     """The variant's model with random weights, planned for a run of so many positions."""
     model = build_model(read_model_config(variant.full_config()))
     randomise(model)
-    model.plan(planned)
+    model.set_max_length(planned)
     return model.to(device, dtype).eval().requires_grad_(False)
 
 

@@ -48,7 +48,7 @@ def load(folder, planned, config=None):
     with torch.device("meta"):
         model = build_model(read_model_config(config))
     load_weights(model, folder, device="cpu", dtype=torch.float32)
-    model.plan(planned)
+    model.set_max_length(planned)
     return model.eval()
 
 
@@ -194,10 +194,10 @@ def test_the_partial_factor_stands_in_two_places(place):
 
 
 @pytest.mark.parametrize("length, factors", [(128, SHORT), (129, LONG)])
-def test_longrope_chooses_its_factors_once_for_the_planned_length(length, factors):
+def test_longrope_chooses_its_factors_once_for_the_max_length(length, factors):
     config = base_config("phi3") | {"rope_scaling": LONGROPE, "original_max_position_embeddings": 128}
     model = build_model(read_model_config(config))
-    model.plan(length)
+    model.set_max_length(length)
     expected = 1 / (torch.tensor(factors) * 10000.0 ** (torch.arange(0, 16, 2) / 16))
     assert torch.equal(model.model.rotary.inv_freq, expected)  # in the order of transformers, to the last bit
 

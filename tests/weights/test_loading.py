@@ -52,7 +52,7 @@ def test_a_checkpoint_gives_the_logits_of_transformers(tmp_path, kind, tied, sha
     folder = write_checkpoint(tmp_path, kind, tie_word_embeddings=tied)
     if sharded:
         shard(folder)
-    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, max_length=64)
     oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         logits, expected = model(IDS, all_logits=True), oracle(IDS).logits
@@ -65,7 +65,7 @@ def test_a_checkpoint_gives_the_logits_of_transformers(tmp_path, kind, tied, sha
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_weights_come_in_the_wanted_dtype(tmp_path, dtype):
     checkpoint = Checkpoint.open(str(write_checkpoint(tmp_path, "qwen2", tie_word_embeddings=True)))
-    model = checkpoint.load_model("cpu", dtype, planned_length=64)
+    model = checkpoint.load_model("cpu", dtype, max_length=64)
     parameters = list(model.parameters())
     assert {parameter.dtype for parameter in parameters} == {dtype}
     assert checkpoint.weight_bytes(dtype) == sum(parameter.nbytes for parameter in parameters)
@@ -84,7 +84,7 @@ def test_of_tied_tensors_one_is_enough(tmp_path, present):
             del tensors["model.embed_tokens.weight"]
 
     rewrite(folder, change)
-    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, max_length=64)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert torch.equal(model.lm_head.weight, embedding)
 
@@ -94,25 +94,25 @@ def test_what_is_stored_with_different_values_is_not_tied(tmp_path, kind):
     """Whatever config.json says: a fine-tuned head with the flag of its base model. As transformers 5 has it."""
     folder = write_checkpoint(tmp_path, kind, tie_word_embeddings=True)
     rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].flip(0)}))
-    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, max_length=64)
     oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         assert (model(IDS, all_logits=True) - oracle(IDS).logits).abs().max() < 1e-4
 
     rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(3, 32)}))
     with pytest.raises(InputError, match="lm_head.weight .the file has .3, 32."):
-        Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+        Checkpoint.open(str(folder)).load_model("cpu", torch.float32, max_length=64)
 
 
 def test_old_checkpoints_may_store_rotary_frequencies(tmp_path):
     folder = write_checkpoint(tmp_path, "llama")
     rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
-    Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+    Checkpoint.open(str(folder)).load_model("cpu", torch.float32, max_length=64)
 
 
 def test_the_loaded_model_does_not_hang_on_the_file(tmp_path):
     folder = write_checkpoint(tmp_path, "llama")
-    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+    model = Checkpoint.open(str(folder)).load_model("cpu", torch.float32, max_length=64)
     before = model.model.norm.weight.clone()
     with (folder / "model.safetensors").open("r+b") as file:
         size = file.seek(0, 2)
@@ -151,13 +151,13 @@ def test_a_file_that_shrinks_while_it_is_read_gets_a_sentence(tmp_path):
         os.truncate(folder / "model.safetensors", 20_000)
 
     with pytest.raises(InputError, match="model.safetensors has become shorter while it was read"):
-        checkpoint.load_model("cpu", torch.float32, planned_length=64, progress=shrink)
+        checkpoint.load_model("cpu", torch.float32, max_length=64, progress=shrink)
 
 
 def test_progress_is_told_to_whoever_asks(tmp_path, capsys):
     told = []
     checkpoint = Checkpoint.open(str(write_checkpoint(tmp_path, "llama")))
-    checkpoint.load_model("cpu", torch.float32, planned_length=64, progress=lambda *bytes_: told.append(bytes_))
+    checkpoint.load_model("cpu", torch.float32, max_length=64, progress=lambda *bytes_: told.append(bytes_))
     total = sum(tensor.nbytes for tensor in load_file(tmp_path / "model.safetensors").values())
     assert told[0] == (0, total) and told[-1] == (total, total)
     assert told == sorted(told) and len(told) > 2
@@ -267,7 +267,7 @@ def test_bad_weights_get_a_sentence(tmp_path, damage, sentence):
     damage(folder)
     checkpoint = Checkpoint.open(str(folder))  # the small files are right
     with pytest.raises(InputError, match=sentence) as caught:
-        checkpoint.load_model("cpu", torch.float32, planned_length=64)
+        checkpoint.load_model("cpu", torch.float32, max_length=64)
     assert "\n" not in str(caught.value)
 
 
@@ -340,7 +340,7 @@ def test_an_adapter_beside_a_model_gets_a_warning(tmp_path):
     folder = write_checkpoint(tmp_path, "llama")
     write_json(folder / "adapter_config.json", {"base_model_name_or_path": "owner/base"})
     with pytest.warns(UserWarning, match="holds an adapter beside a model; the model is read without it"):
-        Checkpoint.open(str(folder)).load_model("cpu", torch.float32, planned_length=64)
+        Checkpoint.open(str(folder)).load_model("cpu", torch.float32, max_length=64)
 
 
 def test_an_empty_section_of_quantisation_is_none(tmp_path):

@@ -28,7 +28,8 @@ from wim_helpers import (
 
 from model import InputError
 from weights import Checkpoint, sessions
-from wim.budget import NOTE_EDGES, make_plan
+from wim.budget import make_plan
+from wim.needs import NOTE_EDGES
 from wim.prompts import Prompts
 
 # Room ---------------------------------------------------------------------------------------------------------------------
