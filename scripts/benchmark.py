@@ -170,7 +170,7 @@ class Bench:
         return random_plan(self.model.config, self.settings, self.n_tokens, window, pattern)
 
     def session(self, plan: Plan) -> Session:
-        self.model.plan(plan.longest)
+        self.model.set_max_length(plan.longest)
         return Session(self.model, max(plan.capacity, self.capacity))
 
     def synchronize(self) -> None:
