@@ -1,72 +1,93 @@
-"""What the model looks at: how much attention some tokens give to each position.
+"""What the model looks at: how much attention the tokens of a question give to each part of a document.
 
-The attention of a question's tokens, read after a document, says which of its sentences the model makes use of (in-context
-re-ranking, arXiv 2410.02642). Kernels do not hand out the probabilities that they compute with, so those of a few queries
-are computed once more, by the definition, in blocks of keys: no matrix spans the document.
+The attention of a question's tokens, read after a passage, says which of its sentences the model makes use of (in-context
+re-ranking, arXiv 2410.02642). Kernels do not hand out the probabilities that they compute with, but they do hand out the
+log-sum-exp of each query's scores, and with it a probability is one product away:
 
     p_ij = exp(s_ij - LSE_i),   s_ij = q_i k_j / sqrt(head_dim),   LSE_i = log sum_j exp(s_ij)
+
+So a few queries are multiplied once more with the keys in question: no matrix spans the document.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from model.branch import Branches
 from model.cache import KVCache
 
-KEY_BLOCK = 8192  # keys
 
+class AttentionMass(Branches):
+    """Branches that add up, while their prompts are read, what some of their tokens look at.
 
-class AttentionMass:
-    """A context (model/transformer.py) around a cache that adds up, while tokens are read, what some of them look at.
-
-    watched: which of the tokens that are read in one forward pass, counted from its first
-    layers: which layers count
-    mass: (length of the cache before + tokens,) float32 after the pass: the attention that each position got, summed over
-        layers, heads and watched tokens
+    ends, pads, capacity: see Branches
+    watched: for each row, which of its slots hold the tokens that are watched
+    borders: for each row, increasing positions [b_0, …, b_n] of the cache, at most its end; span i is [b_i, b_(i + 1))
+    mass: for each row, (n_layers, n_heads, n spans) float32: the attention that each span got, summed over its positions
+        and the watched tokens
     """
 
-    def __init__(self, cache: KVCache, watched: range, layers: range):
-        self.cache, self.watched, self.layers = cache, watched, layers
-        self.mass: Tensor | None = None
+    def __init__(
+        self,
+        cache: KVCache,
+        ends: list[int],
+        pads: list[int],
+        capacity: int,
+        watched: Sequence[range],
+        borders: Sequence[Sequence[int]],
+    ):
+        super().__init__(cache, ends, pads, capacity)
+        self.watched, self.borders = watched, borders
+        # For each row, the number of the span that each position from its first border on belongs to.
+        self.span_of = [
+            torch.repeat_interleave(torch.tensor(row).diff()).to(cache.storage.device)  # [0, 0, 0, 1, 1, 2, …]
+            for row in borders
+        ]
+        self.mass: list[list[Tensor]] = [[] for _ in ends]
 
-    def positions(self, seq_len: int) -> Tensor:
-        return self.cache.positions(seq_len)
+    def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+        out, lse = super().attend_with_lse(layer_idx, q, k, v, window)
+        keys = self.cache.layer(layer_idx)[0]
+        for row, (slots, borders) in enumerate(zip(self.watched, self.borders, strict=True)):
+            watched = slice(slots.start - self.length, slots.stop - self.length)
+            seen = keys[0, :, borders[0] : borders[-1]]  # (n_kv_heads, positions, head_dim)
+            at = torch.arange(slots.start, slots.stop, device=q.device) + self.ends[row] - self.pads[row]
+            probabilities = attention_probabilities(q[row, :, watched], seen, lse[row, :, watched], at, borders[0], window)
+            by_span = torch.zeros(q.shape[1], len(borders) - 1, device=q.device)
+            self.mass[row].append(by_span.index_add_(1, self.span_of[row], probabilities.sum(dim=1)))
+        return out, lse
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
-        out = self.cache.attend(layer_idx, q, k, v, window)
-        length = self.cache.length
-        if self.mass is None:
-            self.mass = torch.zeros(length + k.shape[2], device=q.device)
-        if layer_idx in self.layers:
-            end = length + self.watched.stop  # what stands behind the watched tokens they do not see
-            keys = self.cache.layer(layer_idx, end)[0]
-            self.mass[:end] += attention_mass(q[:, :, self.watched.start : self.watched.stop], keys, window)
-        return out
-
-    def advance(self, seq_len: int) -> None:
-        self.cache.advance(seq_len)
+    def masses(self) -> list[Tensor]:
+        """For each row, see above; on the host."""
+        return [torch.stack(layers).cpu() for layers in self.mass]
 
 
-def attention_mass(q: Tensor, keys: Tensor, window: int | None = None) -> Tensor:
-    """The attention that each key gets, summed over heads and queries, (n_keys,) float32.
+def attention_probabilities(
+    q: Tensor, keys: Tensor, lse: Tensor, positions: Tensor, first: int, window: int | None
+) -> Tensor:
+    """Softmax probabilities of some keys, where the log-sum-exp over all keys is known.
 
-    q: (1, n_heads, n_queries, head_dim), of the last positions; keys: (1, n_kv_heads, n_keys, head_dim)
-    window: as in model.attention.causal_attention
+    q: (n_heads, n_queries, head_dim); keys: (n_kv_heads, n_keys, head_dim), of the positions from `first` on
+    lse: (n_heads, n_queries) float32; positions: of the queries, (n_queries,), none before the last key's
+    Returns (n_heads, n_queries, n_keys) float32.
     """
-    (_, n_kv_heads, n_keys, head_dim), n_queries = keys.shape, q.shape[2]
-    grouped = q[0].unflatten(0, (n_kv_heads, -1))  # (n_kv_heads, group, n_queries, head_dim)
-    query_at = torch.arange(n_keys - n_queries, n_keys, device=q.device)[:, None]
-    starts = range(0, n_keys, KEY_BLOCK)
+    n_kv_heads, n_keys, head_dim = keys.shape
+    grouped = q.unflatten(0, (n_kv_heads, -1))  # (n_kv_heads, group, n_queries, head_dim)
+    scores = (grouped @ keys[:, None].transpose(-1, -2)).flatten(0, 1).float() * head_dim**-0.5
+    if window is not None:
+        key_at = torch.arange(first, first + n_keys, device=q.device)
+        scores = scores.masked_fill(key_at <= positions[:, None] - window, float("-inf"))
+    return (scores - lse.unsqueeze(-1)).exp()
 
-    def scores(start: int) -> Tensor:
-        """(n_kv_heads, group, n_queries, keys of a block) float32"""
-        block = keys[0, :, None, start : start + KEY_BLOCK]  # (n_kv_heads, 1, keys, head_dim)
-        key_at = torch.arange(start, start + block.shape[2], device=q.device)
-        hidden = key_at > query_at
-        if window is not None:
-            hidden = hidden | (key_at <= query_at - window)
-        return (grouped @ block.transpose(-1, -2)).float().mul_(head_dim**-0.5).masked_fill_(hidden, float("-inf"))
 
-    lse = torch.stack([scores(start).logsumexp(dim=-1) for start in starts]).logsumexp(dim=0)  # each query sees itself
-    return torch.cat([(scores(start) - lse.unsqueeze(-1)).exp().sum(dim=(0, 1, 2)) for start in starts])
+def contrast(mass: Tensor, baseline: Tensor) -> list[float]:
+    """How much more each span is looked at than in the baseline: the squares of what single heads look at it more, summed.
+
+    mass, baseline: (n_layers, n_heads, n_spans), of a question and of an empty one
+    A head that looks where it always looks, at the first token or at full stops, cancels out. The square favours the few
+    heads that look something up over the many that all look a little.
+    """
+    return (mass - baseline).clamp(min=0).square().sum(dim=(0, 1)).tolist()

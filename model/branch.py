@@ -12,12 +12,13 @@ The rows' private keys and values are written into the free space above the cach
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from model.attention import causal_attention
+from model.attention import causal_mask
 from model.cache import KVCache, Places
 from model.kernels.cuda_attention import flash_serves
 from model.kernels.cuda_branches import VarlenRows
@@ -52,7 +53,11 @@ class Branches:
         return ((self.prefix_ends - self.first_slots)[:, None] + slots).clamp(min=0)
 
     def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
-        """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each.
+        """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each."""
+        return self.attend_with_lse(layer_idx, q, k, v, window)[0]
+
+    def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Part:
+        """The same with the log-sum-exp of the scores, (rows, n_heads, seq_len) float32.
 
         Three ways to the same: groups of varying length (FlashAttention; kernels/cuda_branches.py), one query a row
         under a mask (elsewhere), and row by row, which is the definition (prompts off CUDA, and sliding windows).
@@ -65,15 +70,15 @@ class Branches:
         if window is None and flash_serves(q):
             keys, values = prefix[:, 0]
             over_prefix = self._varlen.over_prefix(q, keys, values)
-            return merge(over_prefix, self._varlen.over_own(q, keys, values, end))[0]
+            return merge(over_prefix, self._varlen.over_own(q, keys, values, end))
         if window is None and q.shape[2] == 1:
-            return merge(self._masked_prefix(q, *prefix), self._masked_own(q, own))[0]
-        out = torch.zeros_like(q)
+            return merge(self._masked_prefix(q, *prefix), self._masked_own(q, own))
+        out, lse = torch.zeros_like(q), torch.zeros(q.shape[:3], device=q.device)
         for row, (n_prefix, pad) in enumerate(zip(self.ends, self.pads, strict=True)):
             skip = max(pad - start, 0)
             seen = prefix[:, :, :, :n_prefix], own[:, row : row + 1, :, pad:]
-            out[row, :, skip:] = _row_attention(q[row : row + 1, :, skip:], *seen, window)
-        return out
+            out[row, :, skip:], lse[row, :, skip:] = _row_attention(q[row : row + 1, :, skip:], *seen, window)
+        return out, lse
 
     def advance(self, seq_len: int) -> None:
         self.length += seq_len
@@ -120,15 +125,24 @@ class Branches:
         return torch.zeros_like(hidden, dtype=self.storage.dtype).masked_fill(hidden, float("-inf"))
 
 
-def _row_attention(q: Tensor, prefix: Tensor, own: Tensor, window: int | None) -> Tensor:
+def _row_attention(q: Tensor, prefix: Tensor, own: Tensor, window: int | None) -> Part:
     """One row's queries over the prefix and over its own tokens, the last of which are those of the queries.
 
     q: (1, n_heads, n_queries, head_dim); prefix, own: keys and values, (2, 1, n_kv_heads, n_keys, head_dim)
     """
-    n_prefix = prefix.shape[3]
+    n_queries, n_prefix = q.shape[2], prefix.shape[3]
     if window is not None and window < n_prefix + own.shape[3]:
         near = prefix[:, :, :, max(0, n_prefix - window + 1) :]  # the first query sees one less of it than its window
-        return causal_attention(q, *torch.cat((near, own), dim=3), window)
-    if n_prefix == 0:
-        return causal_attention(q, *own)
-    return merge(part_attention(q, *prefix, causal=False), part_attention(q, *own, causal=q.shape[2] > 1))[0]
+        keys, values = torch.cat((near, own), dim=3)
+        hidden = ~causal_mask(n_queries, keys.shape[2], window, q.device)
+        bias = torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, float("-inf"))
+        return part_attention(q, keys, values, causal=False, bias=bias)
+    of_own = part_attention(q, *own, causal=n_queries > 1)
+    return merge(part_attention(q, *prefix, causal=False), of_own) if n_prefix else of_own
+
+
+def padded_on_the_left(prompts: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """By how much each prompt is padded to the longest, and the padded prompts."""
+    longest = max(map(len, prompts))
+    pads = [longest - len(prompt) for prompt in prompts]
+    return pads, [[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]

@@ -1,9 +1,13 @@
-"""From logits to the next token: greedy, or temperature with nucleus sampling (top-p, arXiv 1904.09751)."""
+"""From logits to the next token: greedy, or temperature with nucleus sampling (top-p, arXiv 1904.09751); and to odds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from model.errors import InputError
 
 MIN_TEMPERATURE = 1e-6  # below, the likeliest token has all the probability
 
@@ -35,3 +39,19 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities).scatter(
         -1, token_ids, ordered.masked_fill((before >= top_p) & (before > 0), 0.0)
     )
+
+
+def checked(logits: Tensor) -> Tensor:
+    """The same logits. Raises InputError for those that are no numbers, from which any token could follow."""
+    if not logits.isfinite().all():
+        raise InputError(
+            "The model computes NaN or infinity instead of logits: its weights are damaged, or too large for "
+            f"{str(logits.dtype).removeprefix('torch.')}; download them again, or take another --dtype."
+        )
+    return logits
+
+
+def odds(logits: Tensor, yes_ids: Sequence[int], no_ids: Sequence[int]) -> Tensor:
+    """P(yes) / (P(yes) + P(no)) of the next token, (rows,). logits: (rows, vocab_size)"""
+    log_odds = logits[:, list(yes_ids)].float().logsumexp(-1) - logits[:, list(no_ids)].float().logsumexp(-1)
+    return log_odds.sigmoid()

@@ -5,6 +5,7 @@ generate   read a prompt and continue it, token by token
 rollback   forget everything from a length on
 branch     continue several prompts from several ends of what has been read, together
 probability    how probable is one kind of reply against another, without writing it
+attention   what the tokens of a prompt look at
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from model.branch import Branches
+from model.attention_mass import AttentionMass
+from model.branch import Branches, padded_on_the_left
 from model.cache import KVCache
 from model.decode import RowsContext, decode, plain_step
-from model.errors import InputError
 from model.graph import GraphSteps
 from model.kernels.cuda_attention import flash_serves
 from model.packed import Packed
-from model.sampling import Sampler
+from model.sampling import Sampler, checked, odds
 from model.transformer import CausalLM
 
 # The most that `prefill` reads in one forward pass: bounds the memory for activations. Prompts of branches go in one pass,
@@ -75,7 +76,7 @@ class Session:
         Prompt and tokens stay in the cache, as if read (but for the last of `max_tokens`); roll back to be rid of them.
         Raises InputError, as `branch` and `probability` do, where the model computes NaN or infinity after the prompt.
         """
-        logits = _checked(self.prefill(prompt))
+        logits = checked(self.prefill(prompt))
         for [token_id] in self._decode(logits, self.cache, max_tokens, sampler):
             if token_id in stop_ids:
                 return
@@ -110,7 +111,7 @@ class Session:
         The prompts are branches from everything that has been read; nothing stays.
         """
         logits, _ = self._read_branches([self.length] * len(prompts), prompts, 0)
-        return _probability(logits, yes_ids, no_ids).tolist()
+        return odds(logits, yes_ids, no_ids).tolist()
 
     @torch.inference_mode()
     def prefill_and_probability(
@@ -126,16 +127,35 @@ class Session:
         last, length = token_ids[n_first:], other.length
         logits = self.model(self._tensor([[*last, *prompt]]), Packed(self.cache, len(last), other.cache))[:, -1]
         other.rollback(length)
-        return _probability(_checked(logits), yes_ids, no_ids).item()
+        return odds(checked(logits), yes_ids, no_ids).item()
+
+    @torch.inference_mode()
+    def attention(
+        self,
+        ends: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        watched: Sequence[range],
+        borders: Sequence[Sequence[int]],
+    ) -> list[Tensor]:
+        """What some tokens of each prompt look at; the prompts are branches, and nothing stays.
+
+        ends: row r sees the first ends[r] positions
+        watched: which tokens of each prompt
+        borders: for each prompt, positions that cut what it sees into spans; see AttentionMass
+        Returns for each prompt (n_layers, n_heads, n_spans) float32, on the host.
+        """
+        pads, padded = padded_on_the_left(prompts)
+        slots = [range(pad + tokens.start, pad + tokens.stop) for pad, tokens in zip(pads, watched, strict=True)]
+        branches = AttentionMass(self.cache, list(ends), pads, len(padded[0]), slots, borders)
+        self.model(self._tensor(padded), branches)
+        return branches.masses()
 
     def _read_branches(
         self, ends: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int
     ) -> tuple[Tensor, Branches]:
-        longest = max(map(len, prompts))
-        pads = [longest - len(prompt) for prompt in prompts]
-        branches = Branches(self.cache, list(ends), pads, longest + max_tokens)
-        padded = [[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
-        return _checked(self.model(self._tensor(padded), branches)[:, -1]), branches
+        pads, padded = padded_on_the_left(prompts)
+        branches = Branches(self.cache, list(ends), pads, len(padded[0]) + max_tokens)
+        return checked(self.model(self._tensor(padded), branches)[:, -1]), branches
 
     def _decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         if self.use_graphs:
@@ -144,19 +164,3 @@ class Session:
 
     def _tensor(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor([list(row) for row in rows], dtype=torch.int64, device=self.device)
-
-
-def _checked(logits: Tensor) -> Tensor:
-    """Raises InputError for logits that are no numbers, from which any token could follow."""
-    if not logits.isfinite().all():
-        raise InputError(
-            "The model computes NaN or infinity instead of logits: its weights are damaged, or too large for "
-            f"{str(logits.dtype).removeprefix('torch.')}; download them again, or take another --dtype."
-        )
-    return logits
-
-
-def _probability(logits: Tensor, yes_ids: Sequence[int], no_ids: Sequence[int]) -> Tensor:
-    """P(yes) / (P(yes) + P(no)) of the next token, (rows,)."""
-    log_odds = logits[:, list(yes_ids)].float().logsumexp(-1) - logits[:, list(no_ids)].float().logsumexp(-1)
-    return log_odds.sigmoid()

@@ -1,44 +1,99 @@
-"""The attention that each position gets is that of attention by its definition, and watching changes nothing."""
+"""The attention that each span gets is that of attention by its definition, and watching changes nothing."""
 
 from __future__ import annotations
+
+from functools import cache as memoize
 
 import pytest
 import torch
 from model_variants import ATTENDING, VARIANTS, random_tokens, read, tiny_model, variants
 
-from model import KVCache, attention_mass
+from model import KVCache
 from model.attention import attention, causal_mask
-from model.attention_mass import AttentionMass
+from model.attention_mass import AttentionMass, attention_probabilities, contrast
+from model.branch import Branches
+from model.session import Session
 
 VARIANT = {variant.name: variant for variant in VARIANTS}
+CAPACITY = 200
+BORDERS = [[0, 3, 20], [7, 8, 30, 41], [0, 60]]
 
 
-@pytest.mark.parametrize("window", [None, 1, 9, 100])
-@pytest.mark.parametrize("lengths", [(1, 50), (5, 5), (7, 40)], ids=str)
-@pytest.mark.parametrize("block", [3, 16, 8192])
-def test_mass_is_the_sum_of_the_definitions_probabilities(monkeypatch, lengths, window, block):
-    monkeypatch.setattr(attention_mass, "KEY_BLOCK", block)
-    n_queries, n_keys = lengths
-    generator = torch.Generator().manual_seed(n_keys)
-    q = torch.randn((1, 4, n_queries, 16), generator=generator)
-    keys = torch.randn((1, 2, n_keys, 16), generator=generator)
+@memoize
+def model_of(name):
+    return tiny_model(VARIANT[name], CAPACITY)
+
+
+@pytest.mark.parametrize("window", [None, 9, 100])
+def test_probabilities_are_those_of_the_definition(window):
+    generator = torch.Generator().manual_seed(0)
+    q, keys = torch.randn((1, 4, 7, 16), generator=generator), torch.randn((1, 2, 40, 16), generator=generator)
     # With the identity for values, the outputs of attention are its probabilities.
-    values = torch.eye(n_keys).expand(1, 2, n_keys, n_keys)
-    expected = attention(q, keys, values, causal_mask(n_queries, n_keys, window)).sum(dim=(0, 1, 2))
-    torch.testing.assert_close(attention_mass.attention_mass(q, keys, window), expected)
+    expected = attention(q, keys, torch.eye(40).expand(1, 2, 40, 40), causal_mask(7, 40, window))[0]
+    scores = q[0] @ keys[0].repeat_interleave(2, dim=0).transpose(1, 2) / 4
+    lse = scores.masked_fill(~causal_mask(7, 40, window), float("-inf")).logsumexp(-1)
+    found = attention_probabilities(q[0], keys[0, :, 5:30], lse, torch.arange(33, 40), 5, window)
+    torch.testing.assert_close(found, expected[:, :, 5:30])
+
+
+class Recorded:
+    """A cache that computes attention by its definition and keeps the probabilities."""
+
+    def __init__(self, cache):
+        self.cache, self.probabilities = cache, []
+
+    def positions(self, seq_len):
+        return self.cache.positions(seq_len)
+
+    def attend(self, layer_idx, q, k, v, window=None):
+        out = self.cache.attend(layer_idx, q, k, v, window)
+        end = self.cache.length + k.shape[2]
+        keys, _ = self.cache.layer(layer_idx, end)
+        values = torch.eye(end).expand(1, keys.shape[1], end, end)
+        self.probabilities.append(attention(q, keys, values, causal_mask(q.shape[2], end, window))[0])
+        return out
+
+    def advance(self, seq_len):
+        self.cache.advance(seq_len)
 
 
 @variants(*ATTENDING)
-def test_watching_changes_nothing_and_counts_each_watched_token_once(variant):
-    model, document, prompt = tiny_model(VARIANT[variant.name], 96), random_tokens(60), random_tokens(20, seed=1)
-    caches = [KVCache(model.config, 96) for _ in range(2)]
-    for cache in caches:
-        read(model, cache, document)
-    watching = AttentionMass(caches[0], range(3, 11), range(1, model.config.num_hidden_layers))
-    with torch.no_grad():
-        found = model(torch.tensor([prompt]), watching)[0, -1]
-    assert torch.equal(found, read(model, caches[1], prompt))
-    assert torch.equal(caches[0].storage, caches[1].storage) and caches[0].length == 80
-    assert watching.mass.shape == (80,) and watching.mass[60 + 11 :].count_nonzero() == 0
-    n_probabilities = (model.config.num_hidden_layers - 1) * model.config.num_attention_heads * 8
-    torch.testing.assert_close(watching.mass.sum(), torch.tensor(float(n_probabilities)))
+@torch.no_grad()
+def test_mass_is_what_each_row_alone_looks_at(variant):
+    model, document, ends = model_of(variant.name), random_tokens(60), [20, 41, 60]
+    prompts = [random_tokens(n, seed=n) for n in (12, 5, 9)]
+    watched = [range(2, 9), range(0, 5), range(8, 9)]
+    session = Session(model, CAPACITY)
+    session.prefill(document)
+    before = session.cache.storage[:, :, :, :60].clone()
+    masses = session.attention(ends, prompts, watched, BORDERS)
+    assert session.length == 60 and torch.equal(session.cache.storage[:, :, :, :60], before)
+    for end, prompt, slots, borders, mass in zip(ends, prompts, watched, BORDERS, masses, strict=True):
+        alone = KVCache(model.config, CAPACITY)
+        read(model, alone, document[:end])
+        recorded = Recorded(alone)
+        model(torch.tensor([prompt]), recorded)
+        probabilities = torch.stack(recorded.probabilities)[:, :, slots.start : slots.stop].sum(dim=2)
+        spans = [probabilities[:, :, a:b].sum(dim=-1) for a, b in zip(borders, borders[1:], strict=False)]
+        torch.testing.assert_close(mass, torch.stack(spans, dim=-1), rtol=1e-3, atol=1e-5)
+
+
+@variants("llama", "qwen2-window")
+@torch.no_grad()
+def test_watching_changes_no_logits(variant):
+    model = model_of(variant.name)
+    logits = []
+    for kind in (Branches, AttentionMass):
+        cache = KVCache(model.config, CAPACITY)
+        read(model, cache, random_tokens(60))
+        more = () if kind is Branches else ([range(0, 4), range(1, 3)], [[0, 30], [10, 20]])
+        logits.append(
+            model(torch.tensor([random_tokens(4), random_tokens(4, seed=1)]), kind(cache, [30, 60], [0, 0], 9, *more))
+        )
+    assert torch.equal(*logits)
+
+
+def test_what_a_head_always_looks_at_cancels_out():
+    mass = torch.tensor([[[0.5, 0.2, 0.1]], [[0.1, 0.1, 0.4]]])
+    baseline = torch.tensor([[[0.5, 0.1, 0.3]], [[0.1, 0.2, 0.1]]])
+    assert contrast(mass, baseline) == pytest.approx([0.0, 0.01, 0.09])
