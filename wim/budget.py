@@ -26,6 +26,7 @@ class Plan:
     classifier_prompts: None where no verdicts are wanted
     context_length: positions that the model has
     margin_window: of how many chunks the margins are written together
+    look_chunks: at how many chunks, at most, a question looks together
     margin_tokens: for each chunk, how long its margin may become: what the settings say, or what the context has left
     """
 
@@ -37,6 +38,7 @@ class Plan:
     context_length: int
     margin_window: int
     margin_tokens: list[int]
+    look_chunks: int = 8
 
     @property
     def document_tokens(self) -> int:
@@ -45,18 +47,20 @@ class Plan:
     @property
     def least(self) -> int:
         """Positions of the model's context without which the document cannot be read."""
-        return self._read + max(self.needs.answer, self.needs.relevance)
+        return self._read + max(self.needs.answer, self.needs.relevance, self.needs.look)
 
     @property
     def longest(self) -> int:
         """The last position that a token can get, plus one."""
-        return min(self.context_length, self._read + max(self._last_prompt, self.needs.relevance, self._margin_row))
+        behind = max(self._last_prompt, self.needs.relevance, self.needs.look, self._margin_row)
+        return min(self.context_length, self._read + behind)
 
     @property
     def capacity(self) -> int:
         """Positions of the cache: header, document, and what may follow it."""
         together = self.margin_window * self._margin_row
-        return self._read + max(self._last_prompt, self.needs.all_relevance, together)
+        looks = 2 * min(self.look_chunks, len(self.chunks)) * self.needs.look
+        return self._read + max(self._last_prompt, self.needs.all_relevance, together, looks)
 
     @property
     def longest_verdict(self) -> int:
@@ -71,7 +75,8 @@ class Plan:
     @property
     def prompts_together(self) -> int:
         """The most tokens of prompts that one forward pass reads, those of a window's margins."""
-        return max(self.margin_window * max(self.needs.margin_prompts, default=0), self.needs.all_relevance)
+        margins = self.margin_window * max(self.needs.margin_prompts, default=0)
+        return max(margins, self.needs.all_relevance, 2 * min(self.look_chunks, len(self.chunks)) * self.needs.look)
 
     def margin_windows(self) -> list[list[Chunk]]:
         """The chunks whose margins are written together; these may become equally long."""
@@ -155,6 +160,8 @@ def make_plan(
         raise InputError("The document is empty; give a text to read.")
     patterns = patterns or [settings.pattern]
     ids = PromptIds(checkpoint, prompts or Wishes.of(checkpoint.folder).prompts, settings.margin_tokens, settings.system)
+    if settings.margins == "underlined":
+        classifier = None  # nothing is written that it could judge
     judge = classifier and PromptIds(classifier, prompts or Wishes.of(classifier.folder).prompts, settings.margin_tokens)
     for name, who in (("rag", ids), ("wim", judge)):
         if name in patterns and who is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from weights import Tokenizer
 from wim.prompts import one_line
@@ -19,6 +20,15 @@ PARAGRAPH_END = re.compile(r"\n\s*\n")
 SENTENCE_END = re.compile(r"""[.!?…]["'”’»)\]]*(?=\s)|[。！？｡]["'”’」』）]*|\n\s*\n""")
 LINE_END = re.compile(r"\n")
 BEGINNING_CHARS = 48
+LONG_SENTENCE = 128  # tokens: what is longer is a list, a table or code
+
+
+class Sentence(NamedTuple):
+    """A sentence, or a line of what has none: tokens [start, end) of the document, and their text without outer spaces."""
+
+    start: int
+    end: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Chunk:
     start, end: its tokens are [start, end) of the document's tokens
     text_start, text_end: its characters are [text_start, text_end) of the document's text
     text: these characters
+    sentences: its tokens once more, cut at the ends of sentences
     """
 
     index: int
@@ -39,6 +50,7 @@ class Chunk:
     text_start: int
     text_end: int
     text: str
+    sentences: tuple[Sentence, ...] = ()
 
     @property
     def beginning(self) -> str:
@@ -78,9 +90,26 @@ def split_document(text: str, tokenizer: Tokenizer, chunk_tokens: int) -> list[C
                 or budget
             )
         text_end = len(text) if end == len(ids) else max(offsets[end - 1][1], text_start)
-        chunks.append(Chunk(len(chunks), ids[start:end], start, end, text_start, text_end, text[text_start:text_end]))
+        ends = _sentence_ends(sentences, lines, start, end)
+        ranges = zip([start, *ends], ends, strict=False)
+        parts = tuple(Sentence(a, b, text[token_starts[a] : offsets[b - 1][1]].strip()) for a, b in ranges)
+        part = text[text_start:text_end]
+        chunks.append(Chunk(len(chunks), ids[start:end], start, end, text_start, text_end, part, parts))
         start, text_start = end, text_end
     return chunks
+
+
+def _sentence_ends(sentences: list[int], lines: list[int], start: int, end: int) -> list[int]:
+    """Where the sentences of [start, end) end. What is too long for one ends with its lines, and at last anywhere."""
+    ends: list[int] = []
+    for cut in [*sentences[bisect_right(sentences, start) : bisect_left(sentences, end)], end]:
+        at = ends[-1] if ends else start
+        while cut - at > LONG_SENTENCE:
+            at = _last_cut(lines, at, at + LONG_SENTENCE) or at + LONG_SENTENCE
+            ends.append(at)
+        if cut > at:
+            ends.append(cut)
+    return ends
 
 
 def _tokens_before(pattern: re.Pattern[str], text: str, token_starts: list[int]) -> list[int]:

@@ -19,6 +19,7 @@ class Margin:
     start, end: that chunk is [start, end) of the document's tokens
     text: as the model wrote it
     relevant: whether it goes into the final prompt
+    score: of an underlined sentence (wim/underlines.py): its share of the highest score; None for a written margin
     probability: of YES against NO in the verdict; None where no classifier was asked
     """
 
@@ -28,6 +29,7 @@ class Margin:
     text: str
     relevant: bool = True
     probability: float | None = None
+    score: float | None = None
 
     @classmethod
     def on(cls, chunk: Chunk, text: str) -> Margin:

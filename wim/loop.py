@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 
 from model.session import Session
-from wim import baselines, windows
+from wim import baselines, underlines, windows
 from wim.budget import Plan
 from wim.chunks import Chunk
 from wim.desk import Desk
@@ -55,7 +55,7 @@ class WiM:
             case "rag":
                 yield from baselines.rag(self, query)
             case "wim":
-                margins = yield from self._writing()(query)
+                margins = yield from self._noting()(query)
                 yield from self._answer(query, margins)
             case unknown:
                 raise ValueError(f"There is no pattern {unknown!r}.")
@@ -117,8 +117,20 @@ class WiM:
 
     # Beside the loop ----------------------------------------------------------------------------------------------------
 
-    def _writing(self) -> Callable[[str], Generator[Event, None, list[Margin]]]:
+    def _noting(self) -> Callable[[str], Generator[Event, None, list[Margin]]]:
         """How the margins on a question come about: a function that yields events and returns them. A new way goes here."""
+        match self.settings.margins:
+            case "underlined":
+                return partial(underlines.underline, self)
+            case "both":
+                return self._writing_and_underlining
+        return self._writing()
+
+    def _writing_and_underlining(self, query: str) -> Generator[Event, None, list[Margin]]:
+        written = yield from self._writing()(query)
+        return written + (yield from underlines.underline(self, query))
+
+    def _writing(self) -> Callable[[str], Generator[Event, None, list[Margin]]]:
         if self.settings.pack and self.classifier is not None and self.classifier.session.model is self.session.model:
             return partial(windows.riding_along, self)
         return partial(windows.together, self) if self.plan.margin_window > 1 else self.one_by_one

@@ -27,6 +27,8 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
     relevant = [margin for margin in margins if margin.relevant]
 
     def rank(i: int) -> float:
+        if (score := relevant[i].score) is not None:
+            return -score
         probability = relevant[i].probability
         return -1.0 if probability is None or probability < plan.settings.threshold else -probability
 
@@ -37,7 +39,7 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
         notes = [margin.text for margin in chosen]
         if not plan.settings.keep_repeats:
             notes = list(without_repeats((margin.text, plan.chunks[margin.chunk]) for margin in chosen))
-        return plan.prompts.answer_with_margins(query, notes)
+        return plan.prompts.answer_with_margins(query, notes, underlined=all(m.score is not None for m in chosen))
 
     fits, too_many = 0, len(relevant) + 1
     while too_many - fits > 1:

@@ -6,6 +6,8 @@ from model import InputError
 from weights import Checkpoint
 from wim.prompts import Prompts, fill, list_margins, one_line
 
+EMPTY = "N/A"  # a question that asks for nothing: what it makes a model look at, every question does
+
 
 class PromptIds:
     """The prompts of one checkpoint as token ids.
@@ -47,9 +49,20 @@ class PromptIds:
     def answer(self, query: str) -> list[int]:
         return self._ask(self.prompts.answer, query=query)
 
-    def answer_with_margins(self, query: str, margins: list[str]) -> list[int]:
-        notes = list_margins(self.prompts, [self._note(one_line(margin)) for margin in margins])
-        return self._ask(self.prompts.answer_with_margins, query=query, margins=notes)
+    def answer_with_margins(self, query: str, margins: list[str], underlined: bool = False) -> list[int]:
+        """underlined: all of them are sentences of the document"""
+        notes = list_margins(self.prompts, [margin if underlined else self._note(one_line(margin)) for margin in margins])
+        if not notes:
+            return self.answer(query)
+        return self._ask(self.prompts.notes_template(underlined), query=query, margins=notes)
+
+    def look(self, query: str) -> tuple[list[int], range]:
+        """The prompt for an answer, and which of its tokens are the question's."""
+        template = self.prompts.answer
+        start = template.index("{query}")
+        ids, spans = self.tokenizer.encode_with_offsets(fill(template, query=query))
+        inside = [i for i, (a, b) in enumerate(spans) if a < start + len(query) and b > start]
+        return ids + self.closing, range(inside[0], inside[-1] + 1)
 
     def verdict(self, query: str, margin: str) -> list[int]:
         """A turn of its own: what follows the chat header, which all verdicts share."""

@@ -26,7 +26,8 @@ class Prompts:
     relevance: after one chunk alone, for the pattern `rag`: does this chunk help?
     answer: after the document, for the patterns `llm` and `rag`
     answer_with_margins: after the document, for the pattern `wim`
-    no_margins: stands for the margins when none was relevant
+    answer_with_underlines: the same where the margins are sentences of the document, word for word
+    no_margins: stands for the margins when none was relevant; where it is empty, the prompt is then `answer`
     """
 
     opening: str = "Here is a document.\n\n"
@@ -45,7 +46,15 @@ class Prompts:
         "\n\n---\nThe document ends here. These notes were taken while reading it:\n{margins}\n\n"
         "Answer this question in as few words as possible.\nQuestion: {query}"
     )
-    no_margins: str = "None."
+    answer_with_underlines: str = (
+        "\n\n---\nThe document ends here. These sentences of it may help:\n{margins}\n\n"
+        "Answer this question in as few words as possible.\nQuestion: {query}"
+    )
+    no_margins: str = ""
+
+    def notes_template(self, underlined: bool) -> str:
+        """The last prompt, where all notes are sentences of the document or some are not."""
+        return self.answer_with_underlines if underlined else self.answer_with_margins
 
     def changed(self, texts: object, source: str) -> Prompts:
         """With some texts replaced. Raises InputError, which names the source, for what is no dictionary of good texts."""

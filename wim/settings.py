@@ -15,8 +15,10 @@ from weights.files import read_json
 from wim.prompts import Prompts
 
 PATTERNS = ("wim", "llm", "rag")
+KINDS = ("written", "underlined", "both")  # of margins
 WISHES = "wim.json"
-NUMBERS = ("chunk_tokens", "margin_tokens", "answer_tokens", "threshold")
+NAMES = {int: "a whole number", float: "a number", str: "a text"}
+WISHED = ("chunk_tokens", "margin_tokens", "answer_tokens", "threshold", "margins", "underlines")  # of Settings
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Settings:
         (only the chunks judged relevant, then the question)
     chunk_tokens, margin_tokens, answer_tokens: the most tokens of a chunk, a margin and the answer
     margin_window: of how many chunks the margins are written together; 1 is the paper's loop, None is all
+    margins: what notes are made of: `written`, the paper's margins; `underlined`, sentences that the model looks at
+        (wim/underlines.py); or `both`
+    underlines: the most sentences that are underlined in a document
     pack: judge a margin in the forward pass that reads the next chunk (for a window of 1, by the model itself); the
         document's cache is then that of plain prefill to rounding instead of bit for bit
     keep_repeats: keep in the final prompt a sentence that an earlier margin already holds, even if this margin's chunk does
@@ -41,6 +46,8 @@ class Settings:
     margin_tokens: int = 100
     answer_tokens: int = 100
     margin_window: int | None = 1
+    margins: str = "written"
+    underlines: int = 6
     pack: bool = False
     keep_repeats: bool = False
     threshold: float = 0.5
@@ -53,12 +60,14 @@ class Settings:
         """Raises InputError for a value that makes no sense."""
         if self.pattern not in PATTERNS:
             raise InputError(f"The pattern {self.pattern!r} is unknown; choose one of: {', '.join(PATTERNS)}.")
-        for name in ("chunk_tokens", "margin_tokens", "answer_tokens"):
+        _check(self.margins in KINDS, "margins", repr(self.margins), f"one of: {', '.join(KINDS)}")
+        for name in ("chunk_tokens", "margin_tokens", "answer_tokens", "underlines"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check(self.margin_window is None or self.margin_window >= 1, "margin_window", self.margin_window, "at least 1")
         _check(0 <= self.threshold <= 1, "threshold", self.threshold, "between 0 and 1")
         for name, option in (("pack", "--pack"), ("keep_repeats", "--keep-repeats")):
             _check(self.pattern == "wim" or not getattr(self, name), "pattern", self.pattern, f"wim with {option}")
+        _check(self.margins != "underlined" or not self.pack, "margins", "underlined", "written or both with --pack")
         _check(not self.pack or self.margin_window == 1, "margin_window", self.margin_window or "all", "1 with --pack")
         _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "0 (greedy) or more")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
@@ -69,33 +78,34 @@ class Settings:
 class Wishes:
     """What a checkpoint wishes for.
 
-    numbers: some of NUMBERS, which are fields of Settings
+    values: some of WISHED
     prompts: its own, and the project's where it has none
     """
 
-    numbers: dict[str, int | float]
+    values: dict[str, int | float | str]
     prompts: Prompts
 
     @classmethod
     def of(cls, folder: Path) -> Wishes:
         """Of a checkpoint's folder. Raises InputError for a file that is damaged, or asks for what there is not."""
         path = folder / WISHES
-        numbers = read_json(path, optional=True)
-        prompts = Prompts().changed(numbers.pop("prompts", {}), f"{path}, under 'prompts',")
-        for name, value in numbers.items():
-            if name not in NUMBERS:
-                raise InputError(f"{path} names {name!r}; it may name: {', '.join(NUMBERS)}, prompts.")
-            if isinstance(value, bool) or not isinstance(value, int | type(getattr(Settings, name))):
-                raise InputError(f"{path} says {name} = {value!r}; give a number, whole for tokens.")
+        values = read_json(path, optional=True)
+        prompts = Prompts().changed(values.pop("prompts", {}), f"{path}, under 'prompts',")
+        for name, value in values.items():
+            if name not in WISHED:
+                raise InputError(f"{path} names {name!r}; it may name: {', '.join(WISHED)}, prompts.")
+            kind = type(getattr(Settings, name))
+            if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+                raise InputError(f"{path} says {name} = {value!r}; give {NAMES[kind]}.")
         try:
-            Settings(**numbers)
+            Settings(**values)
         except InputError as error:
             raise InputError(f"{path} cannot be used: {error}") from None
-        return cls(numbers, prompts)
+        return cls(values, prompts)
 
     def settings(self, **given: object) -> Settings:
         """Those that are given, then those of the checkpoint, then the defaults. Raises InputError as Settings does."""
-        return Settings(**{**self.numbers, **given})
+        return Settings(**{**self.values, **given})
 
 
 def _check(good: bool, name: str, value: object, wanted: str) -> None:

@@ -16,7 +16,7 @@ from cli.terminal import printable
 from model import InputError
 from weights import DEMOS, Checkpoint
 from wim.prompts import Prompts
-from wim.settings import NUMBERS, WISHES, Settings, Wishes
+from wim.settings import KINDS, WISHED, WISHES, Settings, Wishes
 
 MAX_DIGITS = 9  # thousands of them are more than int() reads
 MAX_MESSAGE = 600  # characters of an error: arguments and file names can be of any length
@@ -54,6 +54,9 @@ def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> 
     """margin_window: the script's default, a number or `all`."""
     add, defaults, wishes = parser.add_argument, Settings(), f"or what the checkpoint's {WISHES} says"
     add("--chunk-tokens", type=int, help=f"at most this many tokens in a chunk; default {defaults.chunk_tokens}, {wishes}")
+    kinds = f"{', '.join(KINDS)}: written by the model, or sentences that it looks at; default {defaults.margins}, {wishes}"
+    add("--margins", choices=KINDS, help=kinds)
+    add("--underlines", type=int, metavar="N", help=f"at most so many sentences; default {defaults.underlines}, {wishes}")
     longest = f"{defaults.margin_tokens}, {wishes}"
     add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {longest}")
     together = f"write the margins of N chunks together; default {margin_window}"
@@ -97,7 +100,7 @@ def whole_number(text: str) -> int | None:
 
 def reading_settings(args: argparse.Namespace, checkpoint: Checkpoint, pattern: str = "wim") -> Settings:
     """What was asked for, then what the checkpoint wishes for. Raises InputError for values that make no sense."""
-    numbers = {name: value for name in NUMBERS if (value := getattr(args, name)) is not None}
+    numbers = {name: value for name in WISHED if (value := getattr(args, name)) is not None}
     return Wishes.of(checkpoint.folder).settings(
         pattern=pattern,
         **numbers,

@@ -71,7 +71,8 @@ class Terminal:
             print(printable(" ".join(text.split("\n"))), end="", file=sys.stderr, flush=True)
 
     def _finish(self, margin: Margin) -> None:
-        ending = f"  {_verdict(margin.relevant, margin.probability)}{self._tell_rollback()}"
+        sure = margin.probability if margin.score is None else margin.score
+        ending = f"  {_verdict(margin.relevant, sure)}{self._tell_rollback()}"
         if self.open_line == margin.chunk:
             print(ending, file=sys.stderr)
             self.open_line = None

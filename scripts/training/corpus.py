@@ -72,6 +72,6 @@ def make_source(
         books, prose, len(sample) / len(tokenizer.encode(sample)), question_lengths_max=question_lengths_max
     )
     wishes = Wishes.of(folder)
-    chunk_tokens = wishes.numbers.get("chunk_tokens", READING["chunk_tokens"])
+    chunk_tokens = wishes.values.get("chunk_tokens", READING["chunk_tokens"])
     grower = TreeGrower(tokenizer, header, closing, end_of_turn, wishes.prompts, chunk_tokens)
     return TreeSource(maker, grower, lengths)

@@ -256,7 +256,7 @@ def tokenizer_fingerprint(folder: Path) -> str | None:
 def write_wishes(source: Path, folder: Path) -> None:
     """Write how the checkpoint is to be read and asked: as `source` wishes, and as demos are where it is silent."""
     wishes = Wishes.of(source)
-    _write_json(folder / WISHES, {**READING, **wishes.numbers, "prompts": vars(wishes.prompts)})
+    _write_json(folder / WISHES, {**READING, **wishes.values, "prompts": vars(wishes.prompts)})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -126,7 +126,7 @@ def test_json_is_one_object_with_everything(files, capsys):
     assert len(margins) == found["chunks_read"] > 1
     assert (margins[0]["start"], margins[-1]["end"]) == (0, found["document_tokens"])
     for index, margin in enumerate(margins):
-        assert set(margin) == {"chunk", "start", "end", "text", "relevant", "probability"}
+        assert set(margin) == {"chunk", "start", "end", "text", "relevant", "probability", "score"}
         assert margin["chunk"] == index and 0 < margin["probability"] < 1
 
 
@@ -523,13 +523,13 @@ def test_every_model_that_is_loaded_has_its_progress_bar(capsys):
 
 
 def test_what_there_was_no_room_for_is_said(files, capsys, tmp_path):
-    """A context in which the document and the answer just fit, and nothing beside them."""
+    """A context in which the document and the answer fit, and the words around notes do not."""
     plain = run_json(capsys, arguments(files))
     assert (plain["left_out"], plain["shortages"]) == ([], [])
     model = write_reader(tmp_path / "short", "llama")
     config = json.loads((model / "config.json").read_text())
     need = plan_of(model, files).least
-    write_json(model / "config.json", config | {"max_position_embeddings": need})
+    write_json(model / "config.json", config | {"max_position_embeddings": need + 20})
     options = arguments(files, "--threshold", "0", "--chunk-tokens", "20", "--model", str(model))
     found = run_json(capsys, options)
     assert found["left_out"] and len(found["left_out"]) == len(found["margins"]) < found["chunks_read"]

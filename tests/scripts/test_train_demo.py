@@ -460,7 +460,7 @@ def test_a_checkpoint_says_how_it_was_trained_to_be_asked(script, folder, tmp_pa
     run += ["--lengths", "100-300:1", "--start-from", str(tmp_path / "start"), "--out", str(tmp_path / "out")]
     script.train(script.arguments([*run, *sizes]))
     wishes = Wishes.of(tmp_path / "out")
-    assert wishes.numbers == {"chunk_tokens": 100, "margin_tokens": 64}
+    assert wishes.values == {"chunk_tokens": 100, "margin_tokens": 64}
     assert wishes.prompts.answer == "Now tell me. {query}"
     grower = corpus.make_source(tmp_path / "out", None, Lengths.parse("100-250:1")).grower
     assert (grower.prompts, grower.chunk_tokens) == (wishes.prompts, 100)

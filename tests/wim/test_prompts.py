@@ -51,6 +51,7 @@ def test_every_prompt_asks_what_it_is_there_for():
         "relevance": {"query"},
         "answer": {"query"},
         "answer_with_margins": {"query", "margins"},
+        "answer_with_underlines": {"query", "margins"},
         "no_margins": set(),
     }
 

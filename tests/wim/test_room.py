@@ -82,8 +82,8 @@ def test_no_margin_can_outgrow_its_place(folders, name, data, margin_tokens, n_c
     drawn = data.draw(st.lists(margin, min_size=n_chunks, max_size=n_chunks))
     margins = [tokenizer.decode(tokens).strip() for tokens in drawn]
     note = margin_tokens + NOTE_EDGES
-    final, empty = prompts.answer_with_margins(QUERY, margins), prompts.answer_with_margins(QUERY, [])
-    assert len(final) <= len(empty) + n_chunks * note
+    final, framed = prompts.answer_with_margins(QUERY, margins), prompts.answer_with_margins(QUERY, ["-"])
+    assert len(final) <= len(framed) + n_chunks * note
     assert max(len(prompts.verdict(QUERY, text)) for text in margins) <= len(prompts.verdict(QUERY, "")) + note
 
 

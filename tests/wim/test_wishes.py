@@ -17,7 +17,7 @@ from weights import DEMOS, Checkpoint
 from weights.files import SMALL_FILES
 from wim.prompts import Prompts
 from wim.reader import open_document
-from wim.settings import NUMBERS, WISHES, Settings, Wishes
+from wim.settings import WISHED, WISHES, Settings, Wishes
 
 CHANGED = {"answer": "Tell me: {query}", "verdict": "{margin}? {query}?"}
 
@@ -36,17 +36,17 @@ def options(folder, *given):
 
 def test_a_folder_without_the_file_wishes_for_nothing(folder):
     wishes = Wishes.of(folder)
-    assert (wishes.numbers, wishes.prompts, wishes.settings()) == ({}, Prompts(), Settings())
+    assert (wishes.values, wishes.prompts, wishes.settings()) == ({}, Prompts(), Settings())
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_of_the_checkpoint_stands_unless_a_person_gives_one(folder, name):
-    value = 0.25 if name == "threshold" else 17
+@pytest.mark.parametrize("name", WISHED)
+def test_what_the_checkpoint_wishes_stands_unless_a_person_gives_another(folder, name):
+    value, other = {"threshold": (0.25, 1), "margins": ("underlined", "both")}.get(name, (17, 1))
     write_json(folder / WISHES, {name: value})
     checkpoint = Checkpoint.open(str(folder))
     assert vars(reading_settings(options(folder), checkpoint)) == vars(Settings()) | {name: value}
-    own = options(folder, f"--{name.replace('_', '-')}", "1")
-    assert getattr(reading_settings(own, checkpoint), name) == 1
+    own = options(folder, f"--{name.replace('_', '-')}", str(other))
+    assert getattr(reading_settings(own, checkpoint), name) == other
 
 
 def test_prompts_of_the_checkpoint_stand_unless_a_person_gives_some(folder, tmp_path):

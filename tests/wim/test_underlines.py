@@ -1,0 +1,90 @@
+"""Underlines: sentences of the document word for word, with their place and a score; nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from wim_helpers import DOCUMENT, OTHER, QUERY, ask, done, of, open_wim, plainly_read, readers, region, tokens_read
+
+from wim.chunks import LONG_SENTENCE, split_document
+from wim.events import ChunkRead, MarginDone, MarginToken
+from wim.underlines import LEAST_SHARE, scores
+
+
+@readers
+def test_what_is_underlined_stands_in_the_document_at_its_place(folders, name):
+    wim = open_wim(folders[name], DOCUMENT, margins="underlined", underlines=4)
+    events = ask(wim)
+    margins = done(events).margins
+    assert len(margins) == 4 and [event.margin for event in of(MarginDone, events)] == margins
+    assert not of(MarginToken, events) and len(of(ChunkRead, events)) == len(wim.plan.chunks)
+    assert [margin.start for margin in margins] == sorted({margin.start for margin in margins})
+    for margin in margins:
+        chunk = wim.plan.chunks[margin.chunk]
+        assert margin.text in chunk.text and chunk.start <= margin.start < margin.end <= chunk.end
+        read = wim.prompts.tokenizer.decode(chunk.ids[margin.start - chunk.start : margin.end - chunk.start])
+        assert read.strip() == margin.text
+        assert margin.probability is None and margin.relevant == (margin.score >= LEAST_SHARE)
+    # Where all layers slide and the question stands further from a chunk than their window, it looks at nothing there.
+    assert max(margin.score for margin in margins) == (0 if name == "phi3-window" else 1)
+
+
+@readers
+@pytest.mark.parametrize("margins", ["underlined", "both"])
+def test_the_documents_cache_is_that_of_plain_reading(folders, name, margins):
+    wim = open_wim(folders[name], DOCUMENT, [QUERY, OTHER], margins=margins)
+    expected = region(plainly_read(wim, wim.plan.chunks))
+    for query in (QUERY, OTHER):
+        ask(wim, query)
+        assert wim.session.length == expected.shape[3] and torch.equal(region(wim.session), expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2-window"])
+def test_each_chunk_is_looked_at_from_its_own_end(folders, name):
+    """The scores of a chunk do not depend on what follows it, nor on how many are looked at together."""
+    whole = open_wim(folders[name], DOCUMENT, margins="underlined")
+    ask(whole)
+    expected = scores(whole, QUERY, whole.plan.chunks)
+    part = open_wim(folders[name], DOCUMENT, margins="underlined")
+    part.plan.__dict__["look_chunks"] = 1
+    for event in part.ask(QUERY):
+        if isinstance(event, ChunkRead) and event.chunk == 1:
+            part.stop()
+    found = scores(part, QUERY, part.plan.chunks[:2])
+    assert [sentence for _, sentence, _ in found] == [sentence for _, sentence, _ in expected[: len(found)]]
+    assert [score for *_, score in found] == pytest.approx([score for *_, score in expected[: len(found)]], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3"])
+def test_the_last_prompt_holds_them_in_order_and_an_empty_question_underlines_nothing(folders, name):
+    wim = open_wim(folders[name], DOCUMENT, [QUERY, "N/A"], margins="underlined")
+    read = tokens_read(wim)
+    texts = [margin.text for margin in done(ask(wim)).margins if margin.relevant]
+    assert wim.prompts.answer_with_margins(QUERY, texts, underlined=True) in read
+    nothing = done(ask(wim, "N/A"))
+    assert nothing.margins and not any(margin.relevant for margin in nothing.margins)
+    assert wim.prompts.answer("N/A") in read  # without notes, the plain prompt
+
+
+def test_written_and_underlined_notes_together(folders):
+    both, written = (open_wim(folders["llama"], DOCUMENT, margins=kind) for kind in ("both", "written"))
+    margins = done(ask(both)).margins
+    assert [m.text for m in margins if m.score is None] == [m.text for m in done(ask(written)).margins]
+    assert sum(m.score is not None for m in margins) == both.settings.underlines
+
+
+def test_no_classifier_is_needed(folders):
+    wim = open_wim(folders["llama"], DOCUMENT, margins="underlined")
+    assert wim.classifier is None and wim.plan.verdict_capacity == 0
+
+
+@given(text=st.text(alphabet="ab .!?\n。é🙂", max_size=200), chunk_tokens=st.integers(1, 40))
+def test_sentences_are_the_chunk_once_more(folders, text, chunk_tokens):
+    tokenizer = open_wim(folders["llama"], DOCUMENT).prompts.tokenizer
+    for chunk in split_document(text, tokenizer, chunk_tokens):
+        borders = [chunk.start, *(sentence.end for sentence in chunk.sentences)]
+        assert [sentence.start for sentence in chunk.sentences] == borders[:-1] and borders[-1] == chunk.end
+        assert all(0 < sentence.end - sentence.start <= LONG_SENTENCE for sentence in chunk.sentences)
+        assert all(sentence.text in text for sentence in chunk.sentences)
