@@ -39,7 +39,7 @@ from weights import Checkpoint
 from weights.config import read_model_config
 from weights.device import check_compile, free_bytes, peak_bytes, pick_device, pick_dtype
 from wim.budget import Plan, make_plan
-from wim.chunks import Chunk
+from wim.chunks import Chunk, Sentence
 from wim.events import Done, MarginToken
 from wim.loop import WiM
 from wim.prompts import Prompts
@@ -97,6 +97,7 @@ SHAPES = {
     },
 }
 GIB = 2**30
+SENTENCE_TOKENS = 25  # of the random documents
 CEILING_SIZES = {"cuda": (4 * GIB, 8192), "other": (GIB // 4, 1024)}  # bytes to copy, side of the matrices
 
 
@@ -121,13 +122,12 @@ class NumberTokenizer:
         return SimpleNamespace(put=lambda token_id: f"{token_id} ", flush=lambda: "")
 
 
-def random_plan(config: ModelConfig, settings: Settings, n_tokens: int, window: int | None, pattern: str) -> Plan:
+def random_plan(config: ModelConfig, settings: Settings, n_tokens: int) -> Plan:
     """Random tokens in chunks, and the project's own prompts. Raises InputError for what a context cannot hold."""
     if n_tokens > config.context_length:
         raise InputError(
             f"--tokens is {str(n_tokens)[:40]} and the model has {config.context_length} positions; give less."
         )
-    settings = replace(settings, margin_window=window, pattern=pattern)
     tokenizer = NumberTokenizer(config.vocab_size)
     chat = SimpleNamespace(
         prompt_pieces=lambda system: ([1], "", [2]),
@@ -138,8 +138,13 @@ def random_plan(config: ModelConfig, settings: Settings, n_tokens: int, window: 
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, config.vocab_size, (n_tokens,), generator=generator).tolist()
     size = settings.chunk_tokens
-    parts = [ids[start : start + size] for start in range(0, len(ids), size)]
-    chunks = [Chunk(i, part, i * size, i * size + len(part), 0, 0, tokenizer.decode(part)) for i, part in enumerate(parts)]
+    chunks = []
+    for start in range(0, n_tokens, size):
+        part = ids[start : start + size]
+        text, end = tokenizer.decode(part), start + len(part)
+        cuts = [*range(start, end, SENTENCE_TOKENS), end]
+        sentences = tuple(Sentence(a, b, tokenizer.decode(ids[a:b])) for a, b in zip(cuts, cuts[1:], strict=False))
+        chunks.append(Chunk(len(chunks), part, start, end, 0, 0, text, sentences))
     return make_plan(standin, "numbers", [QUERY], settings, Prompts(), standin, chunks=chunks)
 
 
@@ -166,8 +171,9 @@ class Bench:
         tied = self.model.lm_head.weight is embedding
         return self.weight_bytes - (0 if tied else embedding.nbytes)
 
-    def plan(self, window: int | None, pattern: str = "wim") -> Plan:
-        return random_plan(self.model.config, self.settings, self.n_tokens, window, pattern)
+    def plan(self, **changes: object) -> Plan:
+        """changes: of the settings"""
+        return random_plan(self.model.config, replace(self.settings, **changes), self.n_tokens)
 
     def session(self, plan: Plan) -> Session:
         self.model.set_max_length(plan.longest)
@@ -201,7 +207,7 @@ def generate(session: Session, prompt: list[int], n_tokens: int) -> None:
 
 def cold_start(bench: Bench) -> float:
     """Seconds from a loaded model to the second token after a chunk: what compiles, compiles here."""
-    plan = bench.plan(1)
+    plan = bench.plan()
     session = bench.session(plan)
     return bench.seconds(partial(generate, session, plan.chunks[0].ids, 2))
 
@@ -221,7 +227,7 @@ def ceilings(bench: Bench) -> dict[str, float]:
 
 def prefill_and_decode(bench: Bench, ceiling: dict[str, float]) -> list[dict[str, float]]:
     """Chunk by chunk, and some tokens decoded at several lengths on the way."""
-    config, plan = bench.model.config, bench.plan(1)
+    config, plan = bench.model.config, bench.plan()
     session, steps, rows = bench.session(plan), 32, []
     at = {2**i * 4096 for i in range(10)} | {plan.chunks[-1].end, plan.chunks[0].end}
     prefill, flops = 0.0, 0.0
@@ -256,14 +262,13 @@ def prefill_and_decode(bench: Bench, ceiling: dict[str, float]) -> list[dict[str
     return rows
 
 
-def whole_run(bench: Bench, pattern: str, window: int | None, questions: int = 1) -> dict[str, float]:
+def whole_run(bench: Bench, changes: dict[str, object], questions: int = 1) -> dict[str, float]:
     """One question, and perhaps another, through the loop itself."""
     gc.collect()  # caches of earlier runs should not count
-    plan = bench.plan(window, pattern)
-    session = bench.session(plan)
-    classifier = (
-        Classifier(Session(bench.model, plan.verdict_capacity), plan.classifier_prompts) if pattern == "wim" else None
-    )
+    plan = bench.plan(**changes)
+    session, classifier = bench.session(plan), None
+    if plan.verdict_capacity:
+        classifier = Classifier(Session(bench.model, plan.verdict_capacity), plan.classifier_prompts)
     wim = WiM(plan, session, classifier)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -292,7 +297,7 @@ def whole_run(bench: Bench, pattern: str, window: int | None, questions: int = 1
 
 def baseline(bench: Bench, plain_only: bool) -> dict[str, dict[str, float]]:
     """transformers on the same weights and token ids."""
-    plan, theirs = bench.plan(1), TransformersBaseline(bench.model, bench.config)
+    plan, theirs = bench.plan(), TransformersBaseline(bench.model, bench.config)
     ids = [token_id for chunk in plan.chunks for token_id in chunk.ids]
     prompt = plan.prompts.header + ids + plan.prompts.answer(QUERY)
     theirs.plain(prompt, 4)  # warms up
@@ -375,12 +380,13 @@ def run(args: argparse.Namespace) -> None:
         answer_tokens=args.answer_tokens,
         threshold=0.0,  # every margin is relevant
     )
-    windows = {f"wim, window {text}": ("wim", parse_window(text, "--windows")) for text in args.windows.split(",")}
-    to_run = {"llm": ("llm", 1)} | windows
+    windows = {text: parse_window(text, "--windows") for text in args.windows.split(",")}
+    to_run = {"llm": {"pattern": "llm"}, "underlined": {"margins": "underlined"}}
+    to_run |= {f"wim, window {text}": {"margin_window": window} for text, window in windows.items()}
     checkpoint = Checkpoint.open(args.model) if args.model else None
     published = SHAPES[args.shapes] if checkpoint is None else json.loads((checkpoint.folder / "config.json").read_text())
     config = read_model_config(published) if checkpoint is None else checkpoint.config
-    plans = [random_plan(config, settings, n_tokens, window, pattern) for pattern, window in to_run.values()]
+    plans = [random_plan(config, replace(settings, **changes), n_tokens) for changes in to_run.values()]
     capacity = max(plan.capacity for plan in plans)
     model = load(checkpoint, config, capacity, device, dtype)
     if args.compile:
@@ -414,9 +420,9 @@ def run(args: argparse.Namespace) -> None:
     say(f"rollback: {results['lengths'][-1]['rollback_us']:.2f} µs")
 
     runs = results["runs"] = {}
-    for label, (pattern, window) in to_run.items():
-        whole_run(bench, pattern, window)  # warms up; as theirs, at full length, for which cuDNN makes its plans
-        runs[label] = whole_run(bench, pattern, window, questions=2 if window is None else 1)
+    for label, changes in to_run.items():
+        whole_run(bench, changes)  # warms up; as theirs, at full length, for which cuDNN makes its plans
+        runs[label] = whole_run(bench, changes, questions=1 if changes == {"margin_window": 1} else 2)
         say_run(label, runs[label])
     if not args.no_transformers and not find_spec("transformers"):
         say("transformers is not installed, so the comparison with it is left out: pip install -e '.[test]'")

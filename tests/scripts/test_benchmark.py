@@ -21,9 +21,16 @@ def test_all_measurements_run_and_are_written(tmp_path, monkeypatch, capsys):
     assert [row["tokens"] for row in results["lengths"][:-1]] == [128, 300]
     assert results["lengths"][-1]["rollback_us"] > 0
     runs = results["runs"]
-    assert [name.split(",")[0].split()[0] for name in runs] == ["llm", "wim", "wim", "transformers", "transformers"]
+    assert [name.split(",")[0].split()[0] for name in runs] == [
+        "llm",
+        "underlined",
+        "wim",
+        "wim",
+        "transformers",
+        "transformers",
+    ]
     assert all(run["total_s"] > 0 for run in runs.values())
-    assert capsys.readouterr().out.count("times the seconds of llm") == 2  # a line of ratios for each window
+    assert capsys.readouterr().out.count("times the seconds of llm") == 3  # a line of ratios for each window
 
 
 @pytest.mark.parametrize(
