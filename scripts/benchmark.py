@@ -15,6 +15,7 @@ import argparse
 import gc
 import json
 import platform
+import re
 import statistics
 import sys
 import time
@@ -114,6 +115,9 @@ class NumberTokenizer:
 
     def encode(self, text: str, after: object = None) -> list[int]:
         return [int(word) if word.isdigit() else sum(word.encode()) % self.vocab_size for word in text.split()]
+
+    def encode_with_offsets(self, text: str, after: object = None) -> tuple[list[int], list[tuple[int, int]]]:
+        return self.encode(text), [word.span() for word in re.finditer(r"\S+", text)]
 
     def decode(self, token_ids: list[int]) -> str:
         return "".join(f"{token_id} " for token_id in token_ids)
