@@ -30,7 +30,7 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = Non
 
 
 def causal_mask(n_queries: int, n_keys: int, window: int | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """Which keys a query sees when the queries stand where the last keys do: all up to its own, or `window` of these.
+    """Which keys a query sees when the queries stand where the last keys do: all up to its own, or the last `window`.
 
     Returns (n_queries, n_keys) bool.
     """
