@@ -1,4 +1,7 @@
-"""Tensors and token ids, and no text: three architectures, one KV cache, sampling. In which order to read: README.md."""
+"""Tensors and token ids, and no text: three architectures, one KV cache, sampling.
+
+README.md says in which order to read it.
+"""
 
 from model.cache import KVCache
 from model.config import ModelConfig

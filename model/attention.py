@@ -19,7 +19,7 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = Non
     """softmax(q k^T / sqrt(head_dim)) v (arXiv 1706.03762, section 3.2.1), as it is written.
 
     mask: (n_queries, n_keys) bool, true where a query sees a key; None where it sees them all
-    Returns (batch, n_heads, n_queries, head_dim). Every step below computes the same; the tests hold it to that.
+    Returns (batch, n_heads, n_queries, head_dim). All faster ways compute the same; the tests hold them to that.
     """
     group = q.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
@@ -30,7 +30,7 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = Non
 
 
 def causal_mask(n_queries: int, n_keys: int, window: int | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """Who sees what when the queries stand where the last keys do: all keys up to its own, or the last `window` of them.
+    """Which keys a query sees when the queries stand where the last keys do: all up to its own, or the last `window`.
 
     Returns (n_queries, n_keys) bool.
     """
@@ -46,7 +46,7 @@ def causal_attention(q: Tensor, keys: Tensor, values: Tensor, window: int | None
     window: how many positions a query sees, its own included; None for all
     Returns (batch, n_heads, n_queries, head_dim).
 
-        a window that hides keys        PyTorch's attention under a mask as wide as window and queries, not as the context
+        a window that hides keys        PyTorch's attention under a mask, as wide as window and queries, not as the prefix
         NVIDIA cards, 16-bit numbers    model/kernels/cuda_attention.py
         one query, or no prefix         PyTorch's attention: nothing to hide, or the plain causal triangle
         a chunk after a prefix          the prefix, which every query sees, and the chunk's own triangle, merged by their

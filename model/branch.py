@@ -59,8 +59,9 @@ class Branches:
     def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Part:
         """The same with the log-sum-exp of the scores, (rows, n_heads, seq_len) float32.
 
-        Three ways to the same: groups of varying length (FlashAttention; kernels/cuda_branches.py), one query a row
-        under a mask (elsewhere), and row by row, which is the definition (prompts off CUDA, and sliding windows).
+        There are three ways to the same result. FlashAttention takes all rows as groups of their own lengths
+        (model/kernels/cuda_branches.py). Elsewhere rows of one query each are computed together under a mask. Prompts
+        elsewhere, and sliding windows everywhere, are computed row by row, which is the definition.
         """
         start, end = self.length, self.length + k.shape[2]
         own = self.storage[layer_idx, :, :, :, :end]  # (2, rows, n_kv_heads, end, head_dim)

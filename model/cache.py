@@ -18,11 +18,11 @@ Why that is exact. Attention is causal: the keys and values of position i are co
 later one. So what stands below `length` is the same whether or not anything was read after it, and to forget a suffix
 nothing needs to be restored. The next token takes the position `length`, as if the suffix had never been.
 
-Who may do what. Only `advance` and `rollback` move the pointer. Below `length` nothing is ever written. Above it write:
-`attend`, before `advance` moves the pointer over it, and branches (model/branch.py), whose rows nobody else reads. Nobody
-reads above `length` but them, each its own part. What is free must still be finite numbers, as the zeros of the beginning
-and stale keys are: the compiled step of model/kernels/flex_rows.py reads whole blocks of keys and only then applies its
-mask, and NaN times zero is NaN.
+Who may do what. Only `advance` and `rollback` move the pointer. Nothing is ever written below `length`. Three write above
+it, and each reads there only what it wrote itself: `attend`, before `advance` moves the pointer; branches
+(model/branch.py), whose rows stay above it; and captured decode steps (model/graph.py), which may be ahead of it. What is
+free must still be finite numbers, as zeros and stale keys are: compiled decode steps (model/kernels/flex_rows.py) read
+whole blocks of keys before their mask hides some, and NaN times zero is NaN.
 
 A layer with a sliding window keeps all its keys too. A window that had dropped old keys could not be rolled back: after a
 margin, the chunk before it would be gone.
@@ -44,9 +44,10 @@ from model.config import ModelConfig
 
 
 class Places(NamedTuple):
-    """Where the rows of a decode step stand: row r sees the first ends[r] positions, then its own from starts[r] on.
+    """Where the rows of a decode step stand: row r sees the first ends[r] positions, then its own tokens from starts[r] on.
 
-    slots: where its next token's keys and values go; that token has the position ends[r] + slots[r] - starts[r]
+    ends, starts: as above
+    slots: where the keys and values of each row's next token go; it has the position ends[r] + slots[r] - starts[r]
     """
 
     ends: list[int]

@@ -1,12 +1,14 @@
 """A decode step as a CUDA graph: no host in the loop.
 
 A decode step reads all weights and the whole cache to compute one token per row; everything else only stands in the way.
-Launched by Python kernel by kernel, a step of Llama-3.1-8B waits for the host most of the time. Here it is captured once
-and replayed. It is the same forward pass as any other, `model(tokens, rows)`, over a context whose rows' places are on the
-device (model/kernels/flash_rows.py), so that the step itself can move them.
+If Python launches its kernels one by one, a step of Llama-3.1-8B waits for the host most of the time. Here it is captured
+once and replayed. It is the same forward pass as any other, `model(tokens, rows)`. The places of its rows are on the device
+(model/kernels/flash_rows.py), so that the step itself can move them.
 
-Captured as it is, that takes well under a second. `CausalLM.compile_layers` has each layer compiled first
-(model/kernels/flex_rows.py): fewer kernels, faster tokens, and many seconds before the first one.
+By default the graph is made of PyTorch's ordinary kernels: capturing it takes well under a second, and no compiler is
+imported. After `CausalLM.compile_layers` each layer is compiled before it is captured (model/kernels/flex_rows.py). A step
+then has fewer kernels and is faster (on an H200, 4.5 ms instead of 9.0 for Llama-3.1-8B after 4,096 tokens), but the first
+one comes seconds later.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ class GraphSteps:
     def decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         """As model.decode.decode, by captured steps, and ahead of the host.
 
-        The graph moves its rows on the device. The context's own pointer follows as tokens are taken, so that it covers
-        what a plain decoder would have read, and what was computed ahead lies above it, where everything is free.
+        The graph moves its rows on the device. The context's own pointer follows as tokens are taken, so it covers what a
+        plain decoder would have read. What was computed ahead lies above it, where everything is free.
         """
         step = self.begin(context, max_tokens - 1)
         for n_before, token_ids in enumerate(decode(logits, step, max_tokens, sampler, AHEAD)):
@@ -118,7 +120,8 @@ class GraphDecoder:
         current = torch.cuda.current_stream(self.device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            # Compiles, and lets libraries allocate what a capture must not. What it stores, the first replay stores anew.
+            # This compiles, if layers are to be compiled, and lets libraries allocate what a capture must not. The first
+            # replay stores the same keys and values anew.
             self._step()
             self.rows.slots.copy_(slots)
             if torch.cuda.mem_get_info(self.device)[0] < CAPTURE_BYTES:

@@ -108,7 +108,7 @@ class CausalLM(nn.Module):
         context: what came before and what may be attended to; None for nothing
         all_logits: by default only the last position's logits are computed: a chunk of 4,096 tokens of Llama 3.1 would
             otherwise cost a (4096, 128256) matrix that nobody reads
-        run: how a layer is run; by default as it is written, or compiled after `compile_layers`
+        run: how a layer is run; by default as it is written, and compiled after `compile_layers`
         Returns logits, (batch, 1 or seq_len, vocab_size).
         """
         if run is None:
@@ -128,10 +128,11 @@ class CausalLM(nn.Module):
                 linears.fuse()
 
     def compile_layers(self) -> None:
-        """Compile the layers, for reading and for decoding, by torch.compile. For inference on CUDA.
+        """From now on compile the layers with torch.compile, for reading and for decoding. For inference on CUDA.
 
-        The compilation takes some seconds at the first forward pass and at the first decode step; it pays after thousands
-        of tokens. Attention takes kernels that pay as late (model/kernels/cuda_attention.py).
+        The first forward pass and the first decode step then take seconds more, which thousands of later tokens make up
+        for. For the same reason attention may take kernels that are slow to make (model/kernels/cuda_attention.py).
+        Without this, nothing imports the compiler.
         """
         self.compiled = True
         expect_much()
@@ -143,9 +144,10 @@ MAX_COMPILATIONS = 64
 
 @cache
 def compiled_layers(backend: str | Callable = "inductor") -> RunLayer:
-    """Layers run through torch.compile, but for attention, which stays as it is.
+    """How layers are run for reading after `compile_layers`: by torch.compile, but for attention, which stays as it is.
 
-    One compilation serves all layers and lengths; another family or dtype needs its own.
+    One compilation serves all layers and lengths; another family or dtype needs its own. Decode steps have another way
+    (model/kernels/flex_rows.py).
     """
     dynamo = torch._dynamo  # loading it takes seconds, so nothing does before this
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, MAX_COMPILATIONS)

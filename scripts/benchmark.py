@@ -359,7 +359,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--plain-only", action="store_true", help="of transformers, run only the plain prompt")
     add("--device")
     add("--dtype")
-    add("--compile", action="store_true", help="compile the layers for prefill too")
+    add("--compile", action="store_true", help="compile the layers, for prefill and for decoding")
     add("--json", metavar="FILE", help="write everything there as well")
     add("--plot", metavar="FILE.png", help="draw seconds by phase (needs matplotlib)")
     return parser.parse_args(arguments)

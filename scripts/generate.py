@@ -3,8 +3,8 @@
     python scripts/generate.py                                      the demo checkpoint and a demo document
     python scripts/generate.py --model meta-llama/Llama-3.1-8B-Instruct --context book.txt --query "Who …?"
 
-The answer goes to stdout, everything else to stderr. Ctrl-C while the document is read answers from what has been read; a
-second one quits.
+The answer goes to stdout, everything else to stderr. At Ctrl-C the model reads no further chunk and answers from what it
+has read; a second one, or one during the answer, quits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a folder or a hub id to a model, a tokenizer and a chat format: the formats that checkpoints are published in.
 
-And device.py: where the weights go, and what fits there.
+Begin with checkpoint.py, text/tokenizer.py and text/chat.py. device.py says where the weights go, and what fits there.
 """
 
 from weights.checkpoint import Checkpoint

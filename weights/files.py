@@ -1,6 +1,6 @@
 """What a checkpoint folder consists of, and how its JSON files are read.
 
-Knows file names; knows nothing of what the files mean, nor where the folder came from.
+This module knows file names. It knows neither what the files mean nor where the folder came from.
 """
 
 from __future__ import annotations

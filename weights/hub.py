@@ -1,7 +1,7 @@
 """From a name to a folder on this machine: a shipped demo, a local folder, or a repository on the Hugging Face hub.
 
-Knows which files are needed, and nothing of what is in them. Downloads are huggingface_hub's: resumable, with its progress
-bar, and from its cache when there is no network.
+This module knows which files are needed, and nothing of what is in them. huggingface_hub downloads them: it resumes, shows
+its progress bar, and takes them from its cache when there is no network.
 """
 
 from __future__ import annotations

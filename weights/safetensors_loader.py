@@ -1,7 +1,7 @@
 """From safetensors files into the parameters of a model, one tensor at a time, each by several threads.
 
-Knows tensor names and shapes, and no architecture: what a model needs is read off the model. Pickle files are not read at
-all, because loading one can run any code that its author put in.
+This module knows tensor names and shapes, and no architecture: what a model needs is read off the model. Pickle files are
+not read at all, because loading one can run any code that its author put in.
 """
 
 from __future__ import annotations

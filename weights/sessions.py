@@ -1,4 +1,4 @@
-"""Models with caches, for one document after another: weights are loaded once, and caches kept while they suffice.
+"""Models with caches, for one document after another: weights are loaded once, and caches are kept while they suffice.
 
 What cannot fit into the device's memory is said before gigabytes are read.
 """

@@ -1,6 +1,6 @@
 """Text, chunks and the order of events, and no tensor arithmetic: Writing in the Margins on top of `model/`.
 
-This is the part to carry over to another model. In which order to read: README.md.
+This is the part to carry over to another model. README.md says in which order to read it.
 """
 
 from wim.budget import Plan, make_plan

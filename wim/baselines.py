@@ -1,4 +1,7 @@
-"""What the paper compares with: `llm`, the whole document and then the question, and `rag`, only the relevant chunks."""
+"""What the paper compares with: `llm` reads the whole document, then the question; `rag` only the relevant chunks.
+
+A pattern is a function that yields the events of one question.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def judge_chunks(wim: WiM, queries: list[str]) -> Iterator[Event]:
     """See WiM.judge_chunks."""
     desk, prompts = wim.desk, [wim.prompts.relevance(query) for query in queries]
     found: list[list[float]] = []  # for each chunk, the probabilities for all questions
-    # After a stop: as many chunks as for the questions before.
+    # After a stop, as many chunks are judged as for the questions before.
     n_wanted = min(map(len, wim.relevance.values()), default=1) if desk.stopped else 1
     yield from desk.back_to_header()
     for chunk in wim.plan.chunks:

@@ -1,7 +1,7 @@
 """How much room a run needs, known from the checkpoint's small files before a single weight is read.
 
-Everything is tokenized here once. The document, the question and the answer must have room. Margins, and notes in the last
-prompt, take what is left.
+Everything is tokenized here, once. The document, the question and the answer must have room. Margins, and notes (the
+margins in the final prompt), take what is left.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from wim.settings import Settings, Wishes
 class Plan:
     """A document cut into chunks, the settings, and the room that any of the questions can need.
 
+    needs: that room, in positions behind the document
     classifier_prompts: None where no verdicts are wanted
     context_length: positions that the model has
     margin_window: of how many chunks the margins are written together
@@ -148,6 +149,7 @@ def make_plan(
 ) -> Plan:
     """Tokenize, cut, and add up.
 
+    checkpoint: of it are used `name`, `folder`, `config.context_length`, `tokenizer` and `chat`
     prompts: None for those that each checkpoint's folder wishes for (wim/settings.py)
     classifier: the checkpoint that judges margins, or None where no verdicts are wanted
     patterns: all that will be asked for, if it is not just that of the settings

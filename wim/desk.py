@@ -1,4 +1,4 @@
-"""A session at work on one document: its verbs yield what happens (wim/events.py), and seconds and tokens are counted."""
+"""A session at work on one document: each verb yields what happens (wim/events.py) and counts its seconds and tokens."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Desk:
         self.begin()
 
     def begin(self) -> None:
-        """Another question."""
+        """Begin another question: nothing counted yet, and a fresh sampler."""
         self.meter = Meter()
         self.sampler = Sampler(self.settings.temperature, self.settings.top_p, self.settings.seed)
 
     def until_stopped(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        """The chunks that have been read or still are to be; the first one of the document is in any case."""
+        """The chunks that have been read or are still to be read; the document's first chunk is always one of them."""
         for chunk in chunks:
             if self.stopped and 0 < len(self.chunk_ends) <= chunk.index:
                 return
@@ -95,6 +95,7 @@ class Desk:
         yield from self.back()
 
     def roll_back(self, length: int) -> Iterator[Event]:
+        """Roll back to a length, and say so if that moves the pointer."""
         if (old := self.session.length) != length:
             self.session.rollback(length)
             yield Rollback(old, length)

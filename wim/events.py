@@ -1,6 +1,6 @@
 """What happens while a document is read and a question answered, as it happens.
 
-`WiM.ask` yields these; a terminal, a notebook or a test follows them.
+`WiM.ask` yields these; a terminal, a notebook or a test follows them. Chunks are counted from 0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Margin:
 
 @dataclass(frozen=True)
 class ChunkRead:
-    """A chunk (of `tokens` tokens) is in the cache, which now holds `length` positions; `chunks` is how many there are."""
+    """The chunk with the index `chunk`, of `chunks` in all, is in the cache: `tokens` more, `length` positions now."""
 
     chunk: int
     chunks: int
@@ -48,7 +48,7 @@ class ChunkRead:
 
 @dataclass(frozen=True)
 class ChunkJudged:
-    """Pattern `rag`: is this chunk relevant? `probability` is that of YES against NO."""
+    """Pattern `rag`: the chunk with the index `chunk` was judged alone; `probability` is that of YES against NO."""
 
     chunk: int
     chunks: int
@@ -96,7 +96,7 @@ class Done:
     tokens: counts by phase: document (prefilled for this question; 0 when it had been read before), margins, verdicts
         (what was read for them: prompts, and in `rag` the chunks), final_prompt, answer
     seconds: of wall clock, by phase: prefill (with verdicts that ride along), margins, verdicts, answer
-    left_out: relevant margins for which the last prompt had no room, the least probable ones
+    left_out: relevant margins for which the final prompt had no room, the least probable ones
     """
 
     answer: str

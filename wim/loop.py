@@ -74,7 +74,7 @@ class WiM:
         return margins
 
     def write_margin(self, query: str, chunk: Chunk) -> Generator[Event, None, Margin]:
-        """Right after the chunk, in the cache itself. Where others follow it already (a second question), as a branch."""
+        """Write it right after the chunk, in the cache; as a branch if other chunks follow it (at a second question)."""
         if self.session.length > self.desk.chunk_ends[chunk.index]:
             return (yield from windows.write_margins(self, query, [chunk]))[0]
         prompt = self.prompts.margin(query, chunk.beginning)
@@ -82,7 +82,7 @@ class WiM:
         return Margin.on(chunk, (yield from self.desk.generate("margins", prompt, n_tokens, token)))
 
     def judge(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
-        """The verdicts on margins, together. Without a classifier all are relevant that say something."""
+        """Get the verdicts on margins, all together. Without a classifier, all that say something are relevant."""
         asked = []
         for margin in margins:
             margin.relevant = not says_nothing(margin.text)
@@ -97,10 +97,11 @@ class WiM:
         yield from map(MarginDone, margins)
 
     def settle(self, margin: Margin, probability: float) -> None:
+        """Note a verdict on its margin."""
         margin.probability, margin.relevant = probability, probability >= self.settings.threshold
 
     def _answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
-        """The last prompt holds the relevant margins and the question."""
+        """The final prompt holds the relevant margins and the question."""
         room = self.plan.longest - self.session.length - self.settings.answer_tokens
         prompt, left_out = last_prompt(self.plan, query, margins, room)
         yield from self.finish(prompt, len(self.desk.chunk_ends), margins, left_out)
@@ -108,7 +109,7 @@ class WiM:
     def finish(
         self, prompt: list[int], chunks_read: int, margins: Sequence[Margin] = (), left_out: Sequence[Margin] = ()
     ) -> Iterator[Event]:
-        """Read the last prompt, write the answer, roll back: how every pattern ends."""
+        """Read the final prompt, write the answer, roll back. Every pattern ends in this way."""
         meter, length = self.desk.meter, self.session.length
         meter.tokens["final_prompt"] = len(prompt)
         answer = yield from self.desk.generate("answer", prompt, self.settings.answer_tokens, AnswerToken)
@@ -147,7 +148,8 @@ class WiM:
     def judge_chunks(self, queries: list[str]) -> Iterator[Event]:
         """Pattern `rag`: judge each chunk alone, on all the questions at once, which then need no other reading of it.
 
-        `ask` does this for a question that has not been judged. Of each chunk an event for each question, in their order.
+        `ask` does this for a question on which no chunk has been judged. Yields, for each chunk, an event for each
+        question, in their order.
         """
         self.desk.begin()
         yield from baselines.judge_chunks(self, queries)

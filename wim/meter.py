@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Meter:
-    """Counts. The phases are those of wim.events.Done."""
+    """What has been counted so far. The phases are those of wim.events.Done."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -23,7 +23,7 @@ class Meter:
         self.seconds[phase] += time.perf_counter() - start
 
     def steps(self, phase: str, steps: Iterable[Any]) -> Iterator[Any]:
-        """The same steps; only what they take themselves counts, not what is done with them."""
+        """Yield the same steps. Only the time that they take counts, not what the caller does with them."""
         steps = iter(steps)
         while True:
             with self.timed(phase):

@@ -1,4 +1,4 @@
-"""What room each pattern needs behind the document: a function for each, and all of them joined."""
+"""What room each pattern needs behind the document: a function for each pattern, and one that joins what they return."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTE_EDGES = 8  # tokens that a margin may cost in a prompt beyond its own: the 
 class Needs:
     """What a pattern needs behind the document, in positions: the most that any of the questions takes.
 
-    answer: the last prompt without notes, and its answer
+    answer: the final prompt without notes, and its answer
     notes: what notes may add to that prompt
     margin_prompts: for each chunk, the prompt of its margin
     look: the prompt whose question says what to underline
@@ -68,5 +68,5 @@ NEEDS = {"llm": _llm, "rag": _rag, "wim": _wim}
 
 
 def joined(needs: Sequence[Needs]) -> Needs:
-    """Those of patterns that share a document."""
+    """The needs of patterns that share a document."""
     return Needs(**{field.name: max(getattr(each, field.name) for each in needs) for field in fields(Needs)})

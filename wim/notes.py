@@ -1,7 +1,7 @@
-"""Which margins go into the last prompt as notes, and what of them.
+"""Which margins go into the final prompt as notes, and which of their sentences.
 
-Nothing marks where a chunk begins in the cache, so a model may copy a sentence that stands before its chunk. Listed twice,
-it reads as if it had happened twice.
+Nothing marks where a chunk begins in the cache, so a model may copy a sentence that stands before its chunk. If a sentence
+is listed twice, it reads as if the thing had happened twice.
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
 
 
 def without_repeats(margins: Iterable[tuple[str, Chunk]]) -> Iterator[str]:
-    """The margins, each with the chunk that it is about, in the order of the document.
+    """The texts of margins without the sentences that an earlier one holds word for word.
 
-    A sentence that an earlier margin holds word for word is left out, unless the chunk itself says it again or it is SHORT;
-    a margin of which nothing else is left is left out whole.
+    margins: each with the chunk that it is about, in the order of the document
+
+    A repeated sentence stays if the chunk itself says it again, or if it is shorter than SHORT. A margin of which no more
+    than such short ones is left is left out whole.
     """
     known: set[str] = set()
     for margin, chunk in margins:

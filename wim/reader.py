@@ -44,13 +44,13 @@ def open_document(
 
 
 class Reader:
-    """Reads one document after another with the same models and caches; the `WiM` of the one before has lost its cache."""
+    """Reads one document after another with the same models and caches. The `WiM` of the one before has lost its cache."""
 
     def __init__(self, checkpoint: Checkpoint, classifier: Checkpoint | None, sessions: Sessions):
         self.checkpoint, self.classifier, self.sessions = checkpoint, classifier, sessions
 
     def open(self, plan: Plan) -> WiM:
-        """Where memory is short, the plan of the WiM asks for less. Raises InputError when that does not help."""
+        """If memory is short, the WiM gets a plan that asks for less. Raises InputError when that does not help."""
         while True:
             wanted = wanted_sessions(plan, self.checkpoint, self.classifier)
             try:

@@ -1,4 +1,4 @@
-"""How a document is to be read: as a person asks, else as the checkpoint wishes, else by the defaults.
+"""How a document is to be read: as a person asks, or else as the checkpoint wishes, or else by the defaults.
 
 A checkpoint that wishes for something, as the demos do, has a file wim.json in its folder, of which any part may be absent:
 

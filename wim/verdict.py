@@ -1,6 +1,6 @@
-"""Is a margin relevant? One that says there is nothing is not; of others a model is asked for YES or NO.
+"""Is a margin relevant? One that says there is nothing is not. About any other, a model is asked for YES or NO.
 
-It has a cache of its own, and the probability of YES against NO is read off the first token of its reply.
+It is asked in a cache of its own. The probability of YES against NO is read off the first token of its reply.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def together(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
-    """The margins of a window of chunks, once these are read, as rows of one batch."""
+    """Write the margins of a window of chunks, once these are read, as rows of one batch."""
     margins = []
     for window in wim.plan.margin_windows():
         read = []
@@ -50,7 +50,7 @@ def write_margins(wim: WiM, query: str, chunks: list[Chunk]) -> Generator[Event,
 
 
 def riding_along(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
-    """One margin at a time, judged in the forward pass that reads the next chunk."""
+    """Write one margin at a time; each is judged in the forward pass that reads the next chunk."""
     desk, margins = wim.desk, []
     rides: Margin | None = None  # its verdict rides along with the next chunk
     for chunk in desk.until_stopped(wim.plan.chunks):

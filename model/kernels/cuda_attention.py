@@ -7,14 +7,14 @@ Measured on one H200, bfloat16, 32 heads over 8 of keys, head size 128, against 
     FlashAttention-2              11,939      82      82
 
 FlashAttention splits the keys among thread blocks, so that a few queries fill the card; cuDNN is the faster of the two for
-many. But cuDNN makes its kernels when they are first used, which takes 1.5 to 2.4 seconds of a process, more than it saves
-in one reading of 65,536 tokens. So FlashAttention computes until prefixes are longer than that; after `compile_layers`, by
-which a caller says that much is to be read, cuDNN computes wherever it is faster.
+many. But cuDNN makes its kernels when they are first used. That takes 1.5 to 2.4 seconds of a process, more than it saves
+in one reading of 65,536 tokens. So cuDNN computes only from prefixes of 65,536 tokens on, and FlashAttention before. After
+`CausalLM.compile_layers`, by which a caller says that much will be read, cuDNN computes wherever it is faster.
 
-cuDNN also builds a plan of 40 ms for each new pair of lengths (and for each new cache, whose strides are others), and every
-chunk of a document is a new pair. So it is only ever given a few: queries are padded to a multiple of 1,024 and the prefix
-is cut into pieces whose lengths are powers of two. Of a chunk of whole blocks it computes the causal part as well: on an
-H100, 65,536 tokens are read 2% faster for it.
+For each new pair of lengths cuDNN also builds a plan, which takes 40 ms, and every chunk of a document is a new pair. (So
+is every new cache, whose strides differ.) So it is only ever given a few lengths: queries are padded to a multiple of
+1,024, and the prefix is cut into pieces whose lengths are powers of two. If a chunk consists of whole blocks, cuDNN
+computes its causal part as well: on an H100, 65,536 tokens are read 2% faster for it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _cudnn_serves(q: Tensor) -> bool:
 
 
 def expect_much() -> None:
-    """From now on take cuDNN wherever it is faster once its kernels are made."""
+    """From now on, in the whole process, take cuDNN wherever it is faster once its kernels are made."""
     global cudnn_from
     cudnn_from = PREFIX_BLOCK
 
@@ -59,8 +59,8 @@ def expect_much() -> None:
 def chunk_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of a chunk after a prefix; arguments as in model.attention.causal_attention.
 
-    cuDNN computes pieces of the prefix, and the chunk itself if it has whole blocks, FlashAttention what is left. The parts
-    are merged by their log-sum-exp.
+    cuDNN computes pieces of the prefix, and the chunk itself if it consists of whole blocks. FlashAttention computes what
+    is left, or all of it where cuDNN does not pay. The parts are merged by their log-sum-exp.
     """
     n_queries = q.shape[2]
     n_prefix = keys.shape[2] - n_queries
@@ -111,7 +111,7 @@ def flash_attention(q: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Pa
 
 
 class Groups(NamedTuple):
-    """Groups of queries that stand one after the other; those of each look at a range of keys of their own.
+    """Groups of queries, one after the other. The queries of a group share a range of keys.
 
     Group g's queries are [query_starts[g], query_starts[g + 1]), its keys [key_starts[g], key_starts[g] + key_counts[g]).
     Ranges of keys may overlap.

@@ -1,9 +1,9 @@
 """Attention of branches (model/branch.py) by FlashAttention: one call over the prefix, one over the rows' own tokens.
 
-The kernel takes groups of queries, each of which looks at a range of keys of its own. Over the rows' own tokens that is a
-group a row. Over the prefix it is a group for each row and piece of the prefix: a thread block reads all keys of its
-queries, and one that had all that the longest row sees would still be at it when the others are done. On an H100, 16
-prompts of 62 tokens after 4,096 to 65,536 tokens take Llama-3.1-8B 0.134 s in one piece and 0.101 s in eight.
+The kernel takes groups of queries, each with a range of keys of its own. Over the rows' own tokens, each row is a group.
+Over the prefix, each row is a group for each piece of the prefix. A thread block reads all keys of its queries; with the
+prefix in one piece, those of the longest row would still be at work when all others are done. On an H100, 16 prompts of 62
+tokens after 4,096 to 65,536 tokens take Llama-3.1-8B 0.134 s with one piece and 0.101 s with eight.
 """
 
 from __future__ import annotations

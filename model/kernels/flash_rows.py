@@ -1,7 +1,7 @@
 """One new token for each of several rows, in a step that is captured as a CUDA graph: attention by FlashAttention.
 
-A captured step cannot be told anything, so where the rows stand is kept on the device, and the step itself moves them.
-Row r sees the cache up to ends[r], then its own tokens, from starts[r] to slots[r], its newest one's:
+A captured step takes no arguments. So the places of the rows are kept on the device, and the step itself moves them.
+Row r sees the cache up to ends[r], then its own tokens, from starts[r] to its newest one at slots[r]:
 
     [ prefix                                           | row 0's own | row 1's own | row 2's own |··· free ···]
              ^ ends[0]         ^ ends[1]               ^ ends[2]     ^ starts[1]  ^ slots[1]
@@ -9,8 +9,8 @@ Row r sees the cache up to ends[r], then its own tokens, from starts[r] to slots
 Continuing the cache at its end is the case of one row with starts = ends = length.
 
 One token a row gives a kernel too little to do. So the prefix is cut into pieces that thread blocks read side by side
-(FlashDecoding), at every multiple of some length and at every row's end. The queries of all rows look at each piece, which
-is read once for all of them; what a row does not see is left out when the pieces are merged by their log-sum-exp.
+(FlashDecoding). The cuts are at every multiple of some length and at every row's end. A piece is read once, for the queries
+of all rows; what a row does not see is left out when the pieces are merged by their log-sum-exp.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORTEST_PIECE, LONGEST_PIECE = 512, 4096  # keys
 class DeviceRows:
     """A context (model/transformer.py) of one token a row whose places are on the device.
 
-    rows: how many; fewer may be in use, then the others are copies of the first and write the same to the same slots
+    rows: how many; if fewer are in use, the others are copies of the first and write the same to the same slots
     """
 
     def __init__(self, cache: KVCache, rows: int):
@@ -61,11 +61,15 @@ class DeviceRows:
 
 
 class FlashRows(DeviceRows):
-    """windows: the sliding windows that layers have"""
+    """Rows whose attention is FlashAttention; the step is captured as it is written.
+
+    group: how many query heads read one KV head
+    windows: the sliding windows that layers have
+    """
 
     def __init__(self, cache: KVCache, rows: int, group: int, windows: set[int]):
         super().__init__(cache, rows)
-        self.group, self.windows = group, windows  # group: query heads of one KV head
+        self.group, self.windows = group, windows
         capacity, n_kv_heads = cache.capacity, cache.storage.shape[2]
         processors = torch.cuda.get_device_properties(self.device).multi_processor_count if cache.storage.is_cuda else 1
         self.piece = min(max(SHORTEST_PIECE, capacity * n_kv_heads // (2 * processors)), LONGEST_PIECE)
@@ -95,7 +99,7 @@ class FlashRows(DeviceRows):
         put(self.unseen, unseen)
 
     def positions(self, seq_len: int) -> Tensor:
-        """The step begins here: how many keys there are is counted for all layers."""
+        """As DeviceRows.positions. A step begins here, so the keys are counted here, once for all layers."""
         self.newest = self.slots.long()
         n_own = self.slots + 1 - self.starts
         self.pieces.key_counts[-len(n_own) :] = n_own

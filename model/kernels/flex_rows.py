@@ -1,11 +1,12 @@
-"""The compiled way of model/kernels/flash_rows.py: a whole layer of a decode step is one compilation.
+"""The rows of model/kernels/flash_rows.py after `CausalLM.compile_layers`: a layer of a decode step is compiled as a whole.
 
-Few kernels are left: the matrix products (with one row: model/kernels/gemv.py) and attention by FlexAttention (arXiv
-2412.05496), which shares the keys out among thread blocks for any mask. All rows look at all keys together, so a shared
-prefix is read once for up to `max_rows` rows, and the mask says who sees what. Keys beyond what the rows may write at most
-are not read, whatever the capacity. Those between are read before the mask hides them, so they must be finite.
+Few kernels are left: the matrix products (with one row: model/kernels/gemv.py), a few small ones, and attention by
+FlexAttention (arXiv 2412.05496), which shares the keys out among thread blocks for any mask. The queries of all rows are
+compared with all keys, so a shared prefix is read once for up to `max_rows` rows, and the mask says which row sees which
+key. Keys that the rows will not reach are not read, whatever the capacity. All others are read before the mask hides some
+of them, so they must be finite.
 
-This module loads the compiler, which takes seconds: import it only where layers are compiled.
+This module imports the compiler, which takes seconds: import it only where layers are compiled.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class RowState(NamedTuple):
 
 
 class FlexRows(DeviceRows):
-    """rows: a power of two, and at most `max_rows`"""
+    """Rows whose layers are compiled.
+
+    rows: a power of two, and at most `max_rows`
+    """
 
     def __init__(self, cache: KVCache, rows: int, config: ModelConfig):
         super().__init__(cache, rows)
@@ -83,7 +87,7 @@ def _layer(layer: nn.Module, x: Tensor, rotary: Rotary, kv: Tensor, state: RowSt
 
 
 def block_mask(state: RowState, capacity: int, window: int | None) -> BlockMask:
-    """Who sees what; see the picture above.
+    """Which row sees which key; see the picture in model/kernels/flash_rows.py.
 
     window: how many tokens back a row sees, its newest one included; None for all
     """

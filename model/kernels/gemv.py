@@ -28,7 +28,7 @@ PART = 1024  # of a short row: what a thread block reads at a time
 
 
 class GemvMode(TorchFunctionMode):
-    """Within this context F.linear is `gemv` for the weights that it is faster for. For inputs of one token.
+    """Within this context F.linear is `gemv`, where that is faster. Inputs must be of one token.
 
     If the output of another product is only split into equal halves (gate and up), the two halves are computed separately,
     so that the compiler can fuse both with what becomes of them, silu(gate) * up.
@@ -57,8 +57,9 @@ class GemvMode(TorchFunctionMode):
 
 
 def gemv_is_faster(out_features: int, in_features: int) -> bool:
-    """Measured on an H200 with the matrices of three models: where there are few rows, and each is short or a multiple of
-    the 2,048 numbers that the compiler's loop takes at a time.
+    """Whether `gemv` is faster than the matrix library, by what was measured on an H200 with the matrices of three models.
+
+    It is where there are few rows, and each is short or a multiple of the 2,048 numbers that the compiler's loop takes.
     """
     return out_features <= 2 * in_features and (in_features <= SHORT_ROW or in_features % 2048 == 0)
 

@@ -47,7 +47,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     add("--classifier", default="same", metavar="same|none|FOLDER_OR_ID", help="who judges the margins")
     add("--device", help="default: the first there is of cuda, mps, cpu")
     add("--dtype", help="default: bfloat16 where the device has it")
-    add("--compile", action="store_true", help="CUDA: compile the layers, which takes some seconds, for faster reading")
+    add("--compile", action="store_true", help="CUDA: compile the layers; begins some seconds later, then all is faster")
 
 
 def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> None:

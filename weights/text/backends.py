@@ -1,7 +1,7 @@
 """Plain text to ids and back: the interface of the two kinds of vocabulary file.
 
-A backend knows the vocabulary that was learnt from text, and reads with just those added tokens that it is told. Which of
-them are control tokens, and where they may be written, is the business of tokenizer.py.
+A backend knows the vocabulary that was learnt from text, and only those added tokens that it is given. tokenizer.py decides
+which of them are control tokens, and where they may be written.
 """
 
 from __future__ import annotations

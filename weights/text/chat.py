@@ -1,7 +1,7 @@
 """The chat format of a checkpoint: what is prefilled before the user's text and after it, and which tokens stop a reply.
 
 A checkpoint brings its own template, a Jinja program. It is rendered with marks where texts go and cut there, so a long
-text can be prefilled piece by piece, and no text ever passes through the template. What the texts are is for others.
+text can be prefilled piece by piece, and no text ever passes through the template. Others decide what the texts are.
 """
 
 from __future__ import annotations

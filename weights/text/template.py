@@ -1,7 +1,7 @@
 """The chat template of a checkpoint: where it is, and what it makes of a conversation.
 
-A template is a Jinja program from anywhere. Whatever is wrong with it, or with what it does, is told in one sentence. It
-knows no tokens: those are for tokenizer.py, and what a conversation is made of for chat.py.
+A template is a Jinja program from anywhere. Whatever is wrong with it, or with what it does, is told in one sentence.
+This module knows no tokens (tokenizer.py does), nor what a conversation is made of (chat.py does).
 """
 
 from __future__ import annotations
