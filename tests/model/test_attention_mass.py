@@ -97,3 +97,16 @@ def test_what_a_head_always_looks_at_cancels_out():
     mass = torch.tensor([[[0.5, 0.2, 0.1]], [[0.1, 0.1, 0.4]]])
     baseline = torch.tensor([[[0.5, 0.1, 0.3]], [[0.1, 0.2, 0.1]]])
     assert contrast(mass, baseline) == pytest.approx([0.0, 0.01, 0.09])
+
+
+@pytest.mark.gpu
+@variants("llama", "qwen2", "phi3", "qwen2-window")
+def test_mass_on_a_gpu(variant):
+    masses = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        session = Session(tiny_model(VARIANT[variant.name], CAPACITY, device=device, dtype=dtype), CAPACITY)
+        session.prefill(random_tokens(60))
+        prompts = [random_tokens(n, seed=n) for n in (12, 5, 9)]
+        masses.append(session.attention([20, 41, 60], prompts, [range(2, 9), range(0, 5), range(8, 9)], BORDERS))
+    for found, expected in zip(*masses, strict=True):
+        assert (found - expected).norm() < 0.1 * expected.norm()
