@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -174,6 +175,7 @@ def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> 
     finally:
         if is_script():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes no time, and the code is known
+            gc.freeze()  # or Python looks through all of torch once more
         try:
             if stderr is not None:
                 stderr.flush()

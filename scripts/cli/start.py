@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -37,12 +38,15 @@ def begin(what: str) -> None:
     """While modules are imported, a terminal says so, and Ctrl-C gives no traceback: it ends the process at once."""
     if is_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _quit)
+        gc.disable()  # what comes now stays: nobody need look for garbage in it, neither now nor later
         say(what)
 
 
 def begun() -> None:
     """The modules are there: the terminal is clean again, and Ctrl-C raises KeyboardInterrupt."""
     if signal.getsignal(signal.SIGINT) is _quit:
+        gc.freeze()
+        gc.enable()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         clear()
 
