@@ -97,11 +97,11 @@ def read_example(path: str) -> tuple[Document, list[str], str | None]:
 
 def run(args: argparse.Namespace) -> None:
     show = not args.json
+    check_options(args, args.pattern)
     document, queries, target = read_input(args)
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
-    check_options(args, args.pattern)
     with loading_libraries():
         from weights.device import peak_bytes, pick_device, pick_dtype
         from wim import open_document
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
         classifier=classifier,
         device=device,
         dtype=dtype,
-        progress=WeightsBar() if show and sys.stderr.isatty() else None,
+        progress=WeightsBar() if sys.stderr.isatty() else None,
         compiled=args.compile,
     )
     clear()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.start import clear, say
 from model.errors import InputError
 
 SNIFFED = 8192  # bytes at a file's beginning in which a zero byte tells that it is no text
@@ -64,9 +65,11 @@ def read_piped() -> Document | None:
     try:
         if sys.stdin.isatty():
             return None
+        say("waiting for the standard input")
         readable, _, _ = select.select([sys.stdin.fileno()], [], [], PATIENCE)
     except (AttributeError, OSError, ValueError):  # closed, or no file at all
         return None
+    clear()
     if not readable:  # programs that start others may give them a pipe that stays open
         print("Nothing comes from the standard input, so it is not read; --context - waits for it.", file=sys.stderr)
         return None
@@ -99,11 +102,13 @@ def _read_file(path: str) -> list[tuple[str, str]]:
         return [(path, read_text(path))]
     if sys.stdin is None:
         raise InputError("--context is - and the standard input is closed; give a file.")
+    say("reading the standard input")
     return [("stdin", _decode(sys.stdin.buffer.read(), "stdin"))]
 
 
 def _read_folder(folder: Path) -> tuple[list[tuple[str, str]], int]:
     """Names and texts of its files in the order of their paths, without blank ones; and how many were skipped."""
+    say("reading the folder")
     texts, skipped = [], 0
     for path in _listed_by_git(folder) or sorted(_walked(folder)):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
