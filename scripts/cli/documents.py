@@ -124,7 +124,9 @@ def _read_folder(folder: Path) -> tuple[list[tuple[str, str]], int]:
 
 def _listed_by_git(folder: Path) -> list[Path]:
     """The files that git tracks or would track, sorted; none where there is no git, or the folder is none of its own."""
-    command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    # A repository's own settings may name a program to run as fsmonitor: it came with the documents, so it is not to run.
+    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", "ls-files", "-z"]
+    command += ["--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -61,12 +61,15 @@ def test_what_git_ignores_is_left_out(folder, monkeypatch):
     (folder / "inner").mkdir()
     (folder / "inner" / "of.txt").write_text("A repository of its own.")
     subprocess.run(["git", "init", "-q", "inner"], cwd=folder, check=True)
+    ran = folder.parent / "ran"  # whatever came with the documents is data
+    subprocess.run(["git", "config", "core.fsmonitor", f"touch {ran}; false"], cwd=folder, check=True)
     text = read_document(["src"]).text
     assert [line for line in text.splitlines() if line.startswith("File:")] == [
         "File: src/a/y.py",
         "File: src/b.txt",
         "File: src/inner/of.txt",
     ]
+    assert not ran.exists()
     assert read_document(["src/build"]).text == "File: src/build/out.txt\n\nMade."  # asked for by its name
 
 

@@ -411,12 +411,18 @@ def test_ctrl_c_within_the_last_words(monkeypatch):
     [
         ("import cli.start; os.kill(os.getpid(), signal.SIGINT)", 130),
         (
+            "from cli.options import exit_code; from cli.start import loading_libraries\n"
+            "def work():\n  with loading_libraries(): os.kill(os.getpid(), signal.SIGINT)\n"
+            "exit_code(work)",
+            130,
+        ),
+        (
             "from cli.options import exit_code; code = exit_code(lambda: print('answer'));"
             "os.kill(os.getpid(), signal.SIGINT); sys.exit(code)",
             0,
         ),
     ],
-    ids=["importing", "answered"],
+    ids=["starting", "importing", "answered"],
 )
 def test_ctrl_c_before_and_after_the_work_gives_no_traceback(when, code):
     scripts = generate.DEMO_DOCUMENT.parent
