@@ -144,8 +144,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
     check_compile(args.compile, device)
     dtype = pick_dtype(args.dtype, device)
     checkpoint, classifier = open_checkpoints(args)
-    wishes = Wishes.of(checkpoint.folder)
-    settings, prompts = reading_settings(args, wishes), reading_prompts(args, wishes)
+    settings, prompts = reading_settings(args, checkpoint), reading_prompts(args, checkpoint)
     limit = checkpoint.config.context_length
     if max(length or 0 for length in lengths) > limit:
         raise InputError(f"--lengths asks for {max(lengths)} tokens and {args.model} has {limit} positions; ask for less.")

@@ -36,7 +36,7 @@ from cli.weights_bar import WeightsBar
 
 from model import InputError
 from wim.events import AnswerToken, ChunkJudged, Done
-from wim.settings import PATTERNS, Settings, Wishes
+from wim.settings import PATTERNS, Settings
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does not wait for it
     from wim import WiM
@@ -108,8 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
     device = pick_device(args.device)
     checkpoint, classifier = open_checkpoints(args)
-    wishes = Wishes.of(checkpoint.folder)
-    settings, prompts = reading_settings(args, wishes, args.pattern), reading_prompts(args, wishes)
+    settings, prompts = reading_settings(args, checkpoint, args.pattern), reading_prompts(args, checkpoint)
     dtype = pick_dtype(args.dtype, device)
     say("cutting the document into chunks")
     wim = open_document(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does 
 
 MAX_DIGITS = 9  # thousands of them are more than int() reads
 MAX_MESSAGE = 600  # characters of an error: arguments and file names can be of any length
-NO_WISHES = Wishes({}, Prompts())
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,14 +107,14 @@ def check_options(args: argparse.Namespace, pattern: str = "wim") -> None:
     for name in (args.model, args.classifier):
         if name not in DEMOS and name not in ("same", "none"):
             local_folder(name)
-    reading_settings(args, NO_WISHES, pattern)
-    reading_prompts(args, NO_WISHES)
+    reading_settings(args, None, pattern)
+    reading_prompts(args, None)
 
 
-def reading_settings(args: argparse.Namespace, wishes: Wishes, pattern: str = "wim") -> Settings:
+def reading_settings(args: argparse.Namespace, checkpoint: Checkpoint | None, pattern: str = "wim") -> Settings:
     """What was asked for, then what the checkpoint wishes for. Raises InputError for values that make no sense."""
     numbers = {name: value for name in NUMBERS if (value := getattr(args, name)) is not None}
-    return wishes.settings(
+    return _wishes(checkpoint).settings(
         pattern=pattern,
         **numbers,
         margin_window=parse_window(args.margin_window),
@@ -128,7 +127,7 @@ def reading_settings(args: argparse.Namespace, wishes: Wishes, pattern: str = "w
     )
 
 
-def reading_prompts(args: argparse.Namespace, wishes: Wishes) -> Prompts | None:
+def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Prompts | None:
     """Those of --prompts, and the checkpoint's own for the rest; None without that option.
 
     Raises InputError for a file that is not as it should be.
@@ -141,7 +140,12 @@ def reading_prompts(args: argparse.Namespace, wishes: Wishes) -> Prompts | None:
         raise InputError(f"The prompts file {path} cannot be read ({error.strerror}); check its path.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"The prompts file {path} is not JSON ({error}); write one object of texts.") from None
-    return wishes.prompts.changed(texts, f"The prompts file {path}")
+    return _wishes(checkpoint).prompts.changed(texts, f"The prompts file {path}")
+
+
+def _wishes(checkpoint: Checkpoint | None) -> Wishes:
+    """None, where the checkpoint has not been opened yet, wishes for nothing."""
+    return Wishes({}, Prompts()) if checkpoint is None else Wishes.of(checkpoint.folder)
 
 
 def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint | None]:
