@@ -138,11 +138,11 @@ def _listed_by_git(folder: Path) -> list[Path]:
 
 
 def _walked(folder: Path) -> Iterator[Path]:
-    """All files below a folder; what is in hidden folders counts as one hidden thing."""
+    """All files below a folder, and its hidden folders, which are not looked into."""
     for parent, folders, files in os.walk(folder):
-        hidden = [name for name in folders if name.startswith(".")]
-        folders[:] = [name for name in folders if name not in hidden]
-        yield from (path for name in (*files, *hidden) if (path := Path(parent, name)).is_file() or name in hidden)
+        yield from (Path(parent, name) for name in folders if name.startswith("."))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (path for name in files if (path := Path(parent, name)).is_file())  # no pipe, which has no end
 
 
 def _text_of(path: Path) -> str | None:
