@@ -3,20 +3,23 @@
 README.md says in which order to read it.
 """
 
-from model.cache import KVCache
-from model.config import ModelConfig
-from model.errors import InputError
-from model.llama import Llama
-from model.phi3 import Phi3
-from model.qwen2 import Qwen2
-from model.transformer import CausalLM
+from importlib import import_module
 
-MODELS = {"llama": Llama, "phi3": Phi3, "qwen2": Qwen2}
+# Each name is loaded from its module when it is first asked for: an error needs no torch, which takes seconds.
+MODULES = {
+    "CausalLM": "transformer",
+    "InputError": "errors",
+    "KVCache": "cache",
+    "Llama": "llama",
+    "ModelConfig": "config",
+    "Phi3": "phi3",
+    "Qwen2": "qwen2",
+    "build_model": "families",
+}
+__all__ = [*MODULES]
 
 
-def build_model(config: ModelConfig) -> CausalLM:
-    """The model that a configuration describes, with uninitialised weights on the current default device."""
-    return MODELS[config.model_type](config)
-
-
-__all__ = ["KVCache", "CausalLM", "InputError", "Llama", "ModelConfig", "Phi3", "Qwen2", "build_model"]
+def __getattr__(name: str) -> object:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -63,7 +63,9 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, layer_type: type[nn.Module]):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # With a weight of its own it draws none: on the meta device that would import the compiler, which takes a second.
+        weight = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=weight)
         self.layers = nn.ModuleList(layer_type(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary = RotaryEmbedding(config.rope, config.max_position_embeddings)

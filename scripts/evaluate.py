@@ -10,23 +10,25 @@ results. The same command goes on where it was interrupted.
 
 from __future__ import annotations
 
+import cli.start  # noqa: F401  # isort: skip  (first: from here on, Ctrl-C gives no traceback)
 import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import cli.start  # noqa: F401  (before torch)
 from cli.options import (
     MAX_DIGITS,
     Parser,
     add_checkpoint_options,
     add_reading_options,
+    check_options,
     exit_code,
     open_checkpoints,
     reading_prompts,
     reading_settings,
     whole_number,
 )
+from cli.start import clear, loading_libraries
 from evaluation.margins import note_table, right_table
 from evaluation.plot import check_plot, plot
 from evaluation.progress import Progress
@@ -40,10 +42,8 @@ from tasks.background import text_files
 from tasks.formats import default_corpus
 
 from model import InputError
-from weights.device import check_compile, pick_device, pick_dtype
 from weights.files import SMALL_FILES, weight_files
 from weights.hub import resolve
-from weights.safetensors_loader import read_headers
 from wim.settings import PATTERNS, Wishes
 
 SCORED = "In percent, with the 95% interval; n documents. What counts:"
@@ -134,6 +134,12 @@ def make_setup(args: argparse.Namespace) -> Setup:
         raise InputError(
             f"--pack and --keep-repeats are for the pattern wim, and --patterns names {args.patterns}; leave them out."
         )
+    cells = tuple(source.cells(tasks, lengths))
+    check_options(args)
+    with loading_libraries():
+        from weights.device import check_compile, pick_device, pick_dtype
+        from wim import WiM  # noqa: F401  (and what it needs)
+
     device = pick_device(args.device)
     check_compile(args.compile, device)
     dtype = pick_dtype(args.dtype, device)
@@ -142,7 +148,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
     limit = checkpoint.config.context_length
     if max(length or 0 for length in lengths) > limit:
         raise InputError(f"--lengths asks for {max(lengths)} tokens and {args.model} has {limit} positions; ask for less.")
-    cells = tuple(source.cells(tasks, lengths))
+    clear()
     return Setup(
         checkpoint,
         classifier,
@@ -171,6 +177,8 @@ def count_workers(args: argparse.Namespace, setup: Setup) -> int:
 
 def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
     """All that an answer depends on; the contents of models and texts by their fingerprints."""
+    from weights.safetensors_loader import read_headers
+
     folders = {args.model: resolve(args.model, args.revision)}
     if args.classifier not in ("same", "none"):
         folders[args.classifier] = resolve(args.classifier)

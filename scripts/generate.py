@@ -2,6 +2,7 @@
 
     python scripts/generate.py                                      the demo checkpoint and a demo document
     python scripts/generate.py --model meta-llama/Llama-3.1-8B-Instruct --context book.txt --query "Who …?"
+    pdftotext paper.pdf - | python scripts/generate.py --query "What …?"
 
 The answer goes to stdout, everything else to stderr. At Ctrl-C the model reads no further chunk and answers from what it
 has read; a second one, or one during the answer, quits.
@@ -9,32 +10,36 @@ has read; a second one, or one during the answer, quits.
 
 from __future__ import annotations
 
+import cli.start  # noqa: F401  # isort: skip  (first: from here on, Ctrl-C gives no traceback)
 import argparse
 import json
 import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cli.start  # noqa: F401  (before torch)
+from cli.documents import Document, read_document, read_piped, read_text
 from cli.options import (
     Parser,
     add_checkpoint_options,
     add_reading_options,
+    check_options,
     exit_code,
     open_checkpoints,
     reading_prompts,
     reading_settings,
 )
+from cli.start import clear, loading_libraries, say
 from cli.terminal import Terminal, printable
 from cli.weights_bar import WeightsBar
 
 from model import InputError
-from weights.device import peak_bytes, pick_device, pick_dtype
 from wim.events import AnswerToken, ChunkJudged, Done
-from wim.loop import WiM
-from wim.reader import open_document
 from wim.settings import PATTERNS, Settings
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does not wait for it
+    from wim import WiM
 
 DEMO_DOCUMENT = Path(__file__).with_name("demo.txt")
 DEMO_QUERY = "Where is the lamp?"
@@ -43,7 +48,10 @@ DEMO_QUERY = "Where is the lamp?"
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--context", metavar="PATH", help="the document, a UTF-8 text file; - reads stdin")
+    paths = (
+        "the document: UTF-8 text files and folders of them, each file headed by its path if there are several; - is stdin"
+    )
+    add("--context", action="extend", nargs="+", metavar="PATH", help=paths)
     add("--query", action="append", metavar="TEXT", help="the question; give several to ask them one after the other")
     add("--example", metavar="FILE", help="a JSON file with `context`, `query` and optionally `target`")
     add("--pattern", choices=PATTERNS, default=Settings.pattern)
@@ -53,7 +61,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def read_input(args: argparse.Namespace) -> tuple[str, list[str], str | None]:
+def read_input(args: argparse.Namespace) -> tuple[Document, list[str], str | None]:
     """The document, the questions, and the target if an example gives one.
 
     Raises InputError for files that are not there, not text, or not an example.
@@ -64,16 +72,16 @@ def read_input(args: argparse.Namespace) -> tuple[str, list[str], str | None]:
         return read_example(args.example)
     if args.context is not None and not args.query:
         raise InputError("--context needs a question; add --query.")
-    if args.context is None:
-        return DEMO_DOCUMENT.read_text(encoding="utf-8"), args.query or [DEMO_QUERY], None
-    if args.context == "-":
-        if sys.stdin is None:
-            raise InputError("--context is - and the standard input is closed; give a file.")
-        return decode(sys.stdin.buffer.read(), "stdin"), args.query, None
-    return read_text(args.context), args.query, None
+    document = read_document(args.context) if args.context is not None else read_piped()
+    if document is None:
+        document = Document(DEMO_DOCUMENT.read_text(encoding="utf-8"), DEMO_DOCUMENT.name)
+        return document, args.query or [DEMO_QUERY], None
+    if not args.query:
+        raise InputError("The standard input brings a document and needs a question; add --query.")
+    return document, args.query, None
 
 
-def read_example(path: str) -> tuple[str, list[str], str | None]:
+def read_example(path: str) -> tuple[Document, list[str], str | None]:
     try:
         example = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -84,45 +92,42 @@ def read_example(path: str) -> tuple[str, list[str], str | None]:
         if not isinstance(example, dict) or not isinstance(example.get(key), str):
             raise InputError(f"The example {path} has no text under {key!r}; it needs `context` and `query`.")
     target = example.get("target")
-    return example["context"], [example["query"]], None if target is None else str(target)
-
-
-def read_text(path: str) -> str:
-    try:
-        return decode(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise InputError(f"The file {path} cannot be read ({error.strerror}); check its path.") from None
-
-
-def decode(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text (byte {error.start}); convert it first.") from None
+    return Document(example["context"], path), [example["query"]], None if target is None else str(target)
 
 
 def run(args: argparse.Namespace) -> None:
-    device, show = pick_device(args.device), not args.json
+    show = not args.json
+    check_options(args, args.pattern)
     document, queries, target = read_input(args)
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
+    with loading_libraries():
+        from weights.device import peak_bytes, pick_device, pick_dtype
+        from wim import open_document
+
+    device = pick_device(args.device)
     checkpoint, classifier = open_checkpoints(args)
     settings, prompts = reading_settings(args, checkpoint, args.pattern), reading_prompts(args, checkpoint)
     dtype = pick_dtype(args.dtype, device)
+    say("cutting the document into chunks")
     wim = open_document(
         checkpoint,
-        document,
+        document.text,
         queries,
         settings,
         prompts=prompts,
         classifier=classifier,
         device=device,
         dtype=dtype,
-        progress=WeightsBar() if show and sys.stderr.isatty() else None,
+        progress=WeightsBar() if sys.stderr.isatty() else None,
         compiled=args.compile,
     )
+    clear()
     if show:
+        size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
+        where = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}"
+        print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
         for sentence in wim.plan.shortages():
             print(sentence, file=sys.stderr)
     results = [ask(wim, query, show) for query in queries]
@@ -160,9 +165,9 @@ def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
 
     previous = signal.signal(signal.SIGINT, interrupt)
     try:
-        terminal = Terminal(wim.plan.document_tokens) if show else None
         if show:
             print(f"question: {printable(query)}", file=sys.stderr)
+        terminal = Terminal(wim.plan.document_tokens) if show else None
         for event in wim.ask(query):
             answering = isinstance(event, AnswerToken)
             if isinstance(event, ChunkJudged):

@@ -3,9 +3,14 @@
 Begin with checkpoint.py, text/tokenizer.py and text/chat.py. device.py says where the weights go, and what fits there.
 """
 
-from weights.checkpoint import Checkpoint
-from weights.hub import DEMOS
-from weights.text.chat import ChatFormat
-from weights.text.tokenizer import Tokenizer
+from importlib import import_module
 
-__all__ = ["DEMOS", "ChatFormat", "Checkpoint", "Tokenizer"]
+# Each name is loaded from its module when it is first asked for: a folder is found without torch, which takes seconds.
+MODULES = {"DEMOS": "hub", "ChatFormat": "text.chat", "Checkpoint": "checkpoint", "Tokenizer": "text.tokenizer"}
+__all__ = [*MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -26,7 +26,7 @@ def resolve(name: str, revision: str | None = None, *, weights: bool = True) -> 
     weights: False fetches the small files only, so that a wrong configuration is found before gigabytes are fetched
     Raises InputError when there is no such checkpoint, or it cannot be had.
     """
-    path = DEMOS.get(name) or _local_folder(name)
+    path = DEMOS.get(name) or local_folder(name)
     if path is None:
         path = _download(name, revision, SMALL_FILES)
         return _download(name, revision, weight_files(path), all_needed=True) if weights else path
@@ -38,8 +38,8 @@ def resolve(name: str, revision: str | None = None, *, weights: bool = True) -> 
     return path
 
 
-def _local_folder(name: str) -> Path | None:
-    """The local folder of that name; None when the name is a hub id."""
+def local_folder(name: str) -> Path | None:
+    """The local folder of that name; None when the name is a hub id. Raises InputError when it can be neither."""
     try:
         path = Path(name).expanduser()
         if name and path.is_dir():

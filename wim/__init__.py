@@ -3,10 +3,25 @@
 This is the part to carry over to another model. README.md says in which order to read it.
 """
 
-from wim.budget import Plan, make_plan
-from wim.loop import WiM
-from wim.prompts import Prompts
-from wim.reader import Reader, open_document
-from wim.settings import Settings, Wishes
+from importlib import import_module
 
-__all__ = ["Plan", "Prompts", "Reader", "Settings", "WiM", "Wishes", "make_plan", "open_document"]
+__version__ = "0.1.0"
+
+# Each name is loaded from its module when it is first asked for: settings need no torch, which takes seconds.
+MODULES = {
+    "Plan": "budget",
+    "Prompts": "prompts",
+    "Reader": "reader",
+    "Settings": "settings",
+    "WiM": "loop",
+    "Wishes": "settings",
+    "make_plan": "budget",
+    "open_document": "reader",
+}
+__all__ = [*MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

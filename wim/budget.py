@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from model.errors import DoesNotFit, InputError
-from weights import Checkpoint
 from wim.chunks import Chunk, split_document
 from wim.needs import NEEDS, Needs, joined
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.settings import Settings, Wishes
+
+if TYPE_CHECKING:
+    from weights import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from model import InputError
-from weights import Checkpoint
 from wim.prompts import Prompts, fill, list_margins, one_line
+
+if TYPE_CHECKING:
+    from weights import Checkpoint
 
 EMPTY = "N/A"  # a question that asks for nothing: what it makes a model look at, every question does
 

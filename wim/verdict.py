@@ -5,8 +5,12 @@ It is asked in a cache of its own. The probability of YES against NO is read off
 
 from __future__ import annotations
 
-from model.session import Session
+from typing import TYPE_CHECKING
+
 from wim.prompt_ids import PromptIds
+
+if TYPE_CHECKING:
+    from model.session import Session
 
 # How models say that a chunk has nothing, without the marks around it.
 NOTHING = {"", "none", "n/a", "na", "null", "not applicable", "there is none", "there are none", "i don't know"}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from cli.start import begun, is_script
+from cli.start import begun, clear, is_script, say
 from cli.terminal import printable
 from model import InputError
-from weights import DEMOS, Checkpoint
+from weights.hub import DEMOS, local_folder
+from wim import __version__
 from wim.prompts import Prompts
 from wim.settings import KINDS, WISHED, WISHES, Settings, Wishes
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does not wait for it
+    from weights import Checkpoint
 
 MAX_DIGITS = 9  # thousands of them are more than int() reads
 MAX_MESSAGE = 600  # characters of an error: arguments and file names can be of any length
@@ -26,8 +31,9 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one short sentence, and ends with 2."""
 
     def __init__(self, description: str | None):
-        begun()
+        clear()
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--version", action="version", version=f"writing-in-the-margins {__version__}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {sentence(message)}; --help lists the options.\n")
@@ -98,10 +104,20 @@ def whole_number(text: str) -> int | None:
     return number or None
 
 
-def reading_settings(args: argparse.Namespace, checkpoint: Checkpoint, pattern: str = "wim") -> Settings:
+def check_options(args: argparse.Namespace, pattern: str = "wim") -> None:
+    """What can be told without torch, which takes seconds to load. Raises InputError for a path that leads nowhere, and
+    for values that make no sense."""
+    for name in (args.model, args.classifier):
+        if name not in DEMOS and name not in ("same", "none"):
+            local_folder(name)
+    reading_settings(args, None, pattern)
+    reading_prompts(args, None)
+
+
+def reading_settings(args: argparse.Namespace, checkpoint: Checkpoint | None, pattern: str = "wim") -> Settings:
     """What was asked for, then what the checkpoint wishes for. Raises InputError for values that make no sense."""
     numbers = {name: value for name in WISHED if (value := getattr(args, name)) is not None}
-    return Wishes.of(checkpoint.folder).settings(
+    return _wishes(checkpoint).settings(
         pattern=pattern,
         **numbers,
         margin_window=parse_window(args.margin_window),
@@ -114,7 +130,7 @@ def reading_settings(args: argparse.Namespace, checkpoint: Checkpoint, pattern: 
     )
 
 
-def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint) -> Prompts | None:
+def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Prompts | None:
     """Those of --prompts, and the checkpoint's own for the rest; None without that option.
 
     Raises InputError for a file that is not as it should be.
@@ -127,11 +143,19 @@ def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint) -> Prompts
         raise InputError(f"The prompts file {path} cannot be read ({error.strerror}); check its path.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"The prompts file {path} is not JSON ({error}); write one object of texts.") from None
-    return Wishes.of(checkpoint.folder).prompts.changed(texts, f"The prompts file {path}")
+    return _wishes(checkpoint).prompts.changed(texts, f"The prompts file {path}")
+
+
+def _wishes(checkpoint: Checkpoint | None) -> Wishes:
+    """None, where the checkpoint has not been opened yet, wishes for nothing."""
+    return Wishes({}, Prompts()) if checkpoint is None else Wishes.of(checkpoint.folder)
 
 
 def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint | None]:
     """The model and who judges margins: the same one, another, or nobody. Only their small files are read."""
+    from weights import Checkpoint
+
+    say("opening the checkpoint")
     checkpoint = Checkpoint.open(args.model, args.revision)
     if args.classifier in ("same", "none"):
         return checkpoint, checkpoint if args.classifier == "same" else None
@@ -158,6 +182,7 @@ def exit_code(work: Callable[[], object], interrupted: str = "Interrupted.") -> 
     finally:
         if is_script():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes no time, and the code is known
+            gc.freeze()  # or Python looks through all of torch once more
         try:
             if stderr is not None:
                 stderr.flush()
@@ -176,6 +201,7 @@ def _exit_code(work: Callable[[], object], interrupted: str) -> int:
         work()
         sys.stdout.flush()
     except InputError as error:
+        clear()
         print(f"error: {sentence(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:

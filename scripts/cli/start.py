@@ -1,10 +1,13 @@
-"""What every script imports before anything that imports torch, which takes seconds."""
+"""What every script imports first: what a person sees, and what Ctrl-C does, before there is anything else."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # OpenMP reads this when torch is loaded: idle threads spin for some microseconds and then sleep. On two cores the demo
@@ -13,6 +16,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
+CLEAR = "\r\033[K"  # of a terminal's line
+
 
 def is_script() -> bool:
     """Whether this process was started as one of the scripts; not one that only imports them, nor a worker of one."""
@@ -20,22 +25,44 @@ def is_script() -> bool:
     return started and hasattr(sys.modules["__main__"], "__file__")
 
 
-def _quit(signum: int, frame: object) -> None:
-    os._exit(130)
+def say(what: str) -> None:
+    """On a terminal, what is waited for, on a line of its own until something else is said, or `clear`."""
+    _show(f"{CLEAR}{what} …")
 
 
-def begin() -> None:
-    """While modules are imported, a terminal says that something happens, and Ctrl-C gives no traceback."""
+def clear() -> None:
+    _show(CLEAR)
+
+
+def begin(what: str) -> None:
+    """While modules are imported, a terminal says so, and Ctrl-C gives no traceback: it ends the process at once."""
     if is_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _quit)
-        _show("starting …")
+        gc.disable()  # what comes now stays: nobody need look for garbage in it, neither now nor later
+        say(what)
 
 
 def begun() -> None:
     """The modules are there: the terminal is clean again, and Ctrl-C raises KeyboardInterrupt."""
     if signal.getsignal(signal.SIGINT) is _quit:
+        gc.freeze()
+        gc.enable()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _show("\r\033[K")
+        clear()
+
+
+@contextmanager
+def loading_libraries() -> Iterator[None]:
+    """Around the imports that take seconds, those of torch."""
+    begin("loading libraries")
+    try:
+        yield
+    finally:
+        begun()
+
+
+def _quit(signum: int, frame: object) -> None:
+    os._exit(130)
 
 
 def _show(text: str) -> None:
@@ -44,4 +71,4 @@ def _show(text: str) -> None:
         sys.stderr.flush()
 
 
-begin()
+begin("starting")

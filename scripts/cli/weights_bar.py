@@ -6,6 +6,8 @@ import sys
 
 from tqdm import tqdm
 
+from cli.start import clear
+
 
 class WeightsBar:
     """A bar in bytes for `Checkpoint.load_model(progress=...)`. One serves several models, one after the other."""
@@ -15,6 +17,7 @@ class WeightsBar:
 
     def __call__(self, read: int, total: int) -> None:
         if self.bar is None:
+            clear()
             self.bar = tqdm(total=total, desc="weights", unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr)
         self.bar.update(read - self.bar.n)
         if read == total:

@@ -17,8 +17,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
-import torch
 from cli.weights_bar import WeightsBar
 from tasks import NO_EVIDENCE, Question, main_measure, score
 from tasks.notes import evidence_found, evidence_sentences, is_useful, same_words
@@ -29,14 +29,16 @@ from evaluation.results import AnswerRecord, Key, Results
 from evaluation.source import Cell, Item, Source, Work
 from evaluation.workers import side_by_side
 from model.errors import DoesNotFit
-from weights import Checkpoint
-from weights.sessions import Sessions
 from wim.budget import Plan, make_plan
 from wim.events import Margin
-from wim.loop import WiM
 from wim.prompts import Prompts
-from wim.reader import Reader
 from wim.settings import Settings
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does not wait for it
+    import torch
+
+    from weights import Checkpoint
+    from wim import WiM
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,9 @@ def work_through(setup: Setup, work: Work, done: Container[Key], progress: Weigh
     done: what has been answered before
     progress: told how far the loading of the weights is
     """
+    from weights.sessions import Sessions
+    from wim import Reader
+
     reader = Reader(setup.checkpoint, setup.classifier, Sessions(setup.device, setup.dtype, progress, setup.compiled))
     if (largest := largest_plan(setup, work)) is not None:
         reader.open(largest)

@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from tasks import NEEDLE_TASKS, STORY_TASKS, Background, Document, Question, make_document, read_examples
 from tasks.common_words import COMMON_WORDS_TASKS
 
 from model.errors import DoesNotFit
-from weights import Checkpoint, Tokenizer
 from wim.budget import check_length
 from wim.chunks import Chunk, split_document
+
+if TYPE_CHECKING:
+    from weights import Tokenizer
 
 TASK_GROUPS = (STORY_TASKS, NEEDLE_TASKS, COMMON_WORDS_TASKS)
 # The demo checkpoints were trained on the prose of seed 0, among other text; nobody was on this.
@@ -161,6 +164,8 @@ class Work:
 
     def __call__(self) -> Iterator[tuple[Cell, Item | None]]:
         """Every cell's documents, and None at the end of the cell."""
+        from weights import Checkpoint
+
         checkpoint = Checkpoint.open(self.model, self.revision)
         for cell in self.cells:
             skip = self.skip.get(cell, frozenset())

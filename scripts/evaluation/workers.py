@@ -11,7 +11,6 @@ from contextlib import suppress
 from multiprocessing import connection
 from typing import TypeVar
 
-import torch
 from tqdm import tqdm
 
 from model import InputError
@@ -75,6 +74,8 @@ def _start(
 
 def _send_all(make: Callable[[], Iterable[T]], sender: connection.Connection, n_threads: int) -> None:
     """Send the things and None; or the error that ends them."""
+    import torch
+
     torch.set_num_threads(n_threads)
     tqdm.set_lock(threading.RLock())  # its own would be shared by processes, and reported as leaked where one is ended
     with suppress(BrokenPipeError):  # nobody is left to send to

@@ -190,7 +190,7 @@ def test_a_lost_process_is_told():
 
 
 def test_several_processes_are_for_the_cpu(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("weights.device.pick_device", lambda name: torch.device("cuda"))
     assert evaluate.main(arguments(folder, tmp_path, "--dtype", "float32", "--workers", "2")) == 2
     assert "--workers is 2, and one process keeps cuda busy" in capsys.readouterr().err
 

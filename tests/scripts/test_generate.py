@@ -47,6 +47,8 @@ def files(tmp_path_factory):
     (folder / "long.txt").write_text(document(600), encoding="utf-8")
     (folder / "empty.txt").write_text(" \n")
     (folder / "binary.txt").write_bytes(b"\x80\x81\xff\x00")
+    (folder / "binary").mkdir()
+    (folder / "binary" / "file").write_bytes(b"\0")
     write_json(folder / "example.json", {"context": document(12), "query": QUERY, "target": "garden", "more": 1})
     write_json(folder / "no-query.json", {"context": "Mary went home."})
     write_json(folder / "number.json", {"context": "Mary went home.", "query": 4})
@@ -164,6 +166,26 @@ def test_a_document_can_come_from_stdin(files, capsys, monkeypatch):
     assert found["answer"] == run_json(capsys, arguments(files))["answer"]
 
 
+def test_a_piped_document_is_read_without_being_named(files, capsys, monkeypatch):
+    for query in (["--query", QUERY], []):
+        with (files / "context.txt").open(encoding="utf-8") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            code, out, err = run(capsys, arguments(files, *query, context=None))
+        if query:
+            assert code == 0 and out.strip() == run_json(capsys, arguments(files))["answer"]
+            assert err.startswith("document: stdin, ")
+        else:
+            assert (code, out) == (2, "") and "needs a question" in err
+
+
+def test_several_documents_are_all_read(files, capsys):
+    code, _, err = run(capsys, arguments(files, "--context", "@example.json", "@list.json"))
+    alone = run_json(capsys, arguments(files))["document_tokens"]
+    said = re.match(r"document: .*context.txt, .*, .*list.json \(3 files\), ([\d,]+) tokens, (\d+) chunks · ", err)
+    assert code == 0 and int(said[1].replace(",", "")) > 2 * alone
+    assert int(said[2]) == len(re.findall(r"^\[chunk", err, re.MULTILINE))
+
+
 @pytest.mark.parametrize("classifier", ["none", "@other"])
 def test_who_judges(files, capsys, classifier):
     found = run_json(capsys, arguments(files, "--classifier", classifier))
@@ -196,6 +218,21 @@ def test_without_arguments_the_demo_reads_its_document(capsys, monkeypatch, tmp_
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, out, err = run(capsys, [])
     assert code == 0 and out.strip() and "[chunk 1] " in err and "Traceback" not in err
+
+
+def test_the_first_lines_say_what_is_read_and_asked(files, capsys, monkeypatch):
+    """Above the bar: nothing tears them."""
+    n_tokens = run_json(capsys, arguments(files))["document_tokens"]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, _, err = run(capsys, arguments(files))
+    first, second, *_ = (
+        line.rpartition("\x1b[K")[2] for line in err.split("\n") if "document: " in line or "question: " in line
+    )
+    assert re.fullmatch(rf"document: .*context.txt, {n_tokens} tokens, \d+ chunks · .*model on cpu, float32", first)
+    assert second == f"question: {QUERY}" and err.index(second) < err.index("reading")
+    assert (
+        err.index("opening the checkpoint …") < err.index("cutting the document") < err.index("weights:") < err.index(first)
+    )
 
 
 # Ctrl-C -------------------------------------------------------------------------------------------------------------------
@@ -236,7 +273,7 @@ def test_ctrl_c_quits_the_second_time_or_while_answering(files, capsys, monkeypa
 
 BAD = {
     "missing file": ({"context": "absent.txt"}, [], "absent.txt cannot be read"),
-    "directory": ({"context": "model"}, [], "cannot be read (Is a directory)"),
+    "folder without text": ({"context": "binary"}, [], "has no text files"),
     "binary file": ({"context": "binary.txt"}, [], "not UTF-8 text (byte 0)"),
     "empty document": ({"context": "empty.txt"}, [], "document is empty"),
     "no name": ({}, ["--context", ""], "cannot be read"),
@@ -374,12 +411,18 @@ def test_ctrl_c_within_the_last_words(monkeypatch):
     [
         ("import cli.start; os.kill(os.getpid(), signal.SIGINT)", 130),
         (
+            "from cli.options import exit_code; from cli.start import loading_libraries\n"
+            "def work():\n  with loading_libraries(): os.kill(os.getpid(), signal.SIGINT)\n"
+            "exit_code(work)",
+            130,
+        ),
+        (
             "from cli.options import exit_code; code = exit_code(lambda: print('answer'));"
             "os.kill(os.getpid(), signal.SIGINT); sys.exit(code)",
             0,
         ),
     ],
-    ids=["importing", "answered"],
+    ids=["starting", "importing", "answered"],
 )
 def test_ctrl_c_before_and_after_the_work_gives_no_traceback(when, code):
     scripts = generate.DEMO_DOCUMENT.parent
@@ -394,6 +437,38 @@ def test_ctrl_c_before_and_after_the_work_gives_no_traceback(when, code):
 def test_a_long_argument_gets_a_short_sentence(capsys, options):
     code, out, err = run(capsys, options)
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ") and len(err) < 700
+
+
+NO_TORCH = """
+import sys
+from scripts import evaluate, generate
+for script, options in (
+    *((script, [option]) for script in (generate, evaluate) for option in ("--help", "--version", "--bogus")),
+    *((generate, [option, "absent"]) for option in ("--model", "--example", "--prompts", "--classifier")),
+    *((evaluate, [option, "absent"]) for option in ("--model", "--data", "--text")),
+    (generate, ["--context", "absent", "--query", "?"]),
+    (generate, ["--temperature", "-1"]),
+):
+    try:
+        code = script.main(options)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == (0 if options[0] in ("--help", "--version") else 2), options
+    assert "torch" not in sys.modules, options
+"""
+
+
+def test_what_needs_no_model_does_not_wait_for_torch():
+    root = generate.DEMO_DOCUMENT.parents[1]
+    paths = os.pathsep.join((str(root), str(root / "scripts")))
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # The command itself -------------------------------------------------------------------------------------------------------
@@ -561,10 +636,11 @@ def test_a_terminal_tells_that_a_margin_is_forgotten(capsys, monkeypatch):
 
 def test_the_papers_loop_forgets_every_margin(files, capsys, monkeypatch):
     """Margins of a window are written beside the cache's contents: there is nothing to forget."""
+    expected = run_json(capsys, arguments(files))["margins"]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     code, _, err = run(capsys, arguments(files))
     told = [tuple(map(int, pair)) for pair in re.findall(r"cache (\d+) -> (\d+)", err)]
-    assert code == 0 and len(told) == len(run_json(capsys, arguments(files))["margins"]) > 1
+    assert code == 0 and len(told) == len(expected) > 1
     assert all(old > new for old, new in told) and [new for _, new in told] == sorted({new for _, new in told})
     code, _, err = run(capsys, arguments(files, "--margin-window", "all"))
     assert code == 0 and "cache " not in err

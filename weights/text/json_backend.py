@@ -74,7 +74,8 @@ class JsonBackend:
         self.strips_space = "Strip" in kinds or any(
             step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never" for step in decoders
         )
-        self.size = max(self._plain.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        pieces = spec["model"]["vocab"]  # with their ids; those of Unigram in the order of their ids
+        self.size = max(pieces.values(), default=-1) + 1 if isinstance(pieces, dict) else len(pieces)
         if not 0 < self.size <= MAX_ID:
             raise ValueError(f"its vocabulary has ids up to {self.size - 1}")
         unk = getattr(whole.model, "unk_token", None)
