@@ -75,8 +75,9 @@ def attention_probabilities(
     Returns (n_heads, n_queries, n_keys) float32.
     """
     n_kv_heads, n_keys, head_dim = keys.shape
-    grouped = q.unflatten(0, (n_kv_heads, -1))  # (n_kv_heads, group, n_queries, head_dim)
-    scores = (grouped @ keys[:, None].transpose(-1, -2)).flatten(0, 1).float() * head_dim**-0.5
+    # In float32, as inside of the kernels: keys with large biases (Qwen2) make scores that bfloat16 rounds by whole units.
+    grouped = q.float().unflatten(0, (n_kv_heads, -1))  # (n_kv_heads, group, n_queries, head_dim)
+    scores = (grouped @ keys.float()[:, None].transpose(-1, -2)).flatten(0, 1) * head_dim**-0.5
     if window is not None:
         key_at = torch.arange(first, first + n_keys, device=q.device)
         scores = scores.masked_fill(key_at <= positions[:, None] - window, float("-inf"))

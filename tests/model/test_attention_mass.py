@@ -36,6 +36,16 @@ def test_probabilities_are_those_of_the_definition(window):
     torch.testing.assert_close(found, expected[:, :, 5:30])
 
 
+def test_keys_with_large_biases_do_not_round_probabilities():
+    """As Qwen2's: their scores are thousands, of which bfloat16 keeps the first three digits."""
+    generator = torch.Generator().manual_seed(0)
+    q, keys = (torch.randn((2, n, 16), generator=generator) for n in (5, 30))
+    q, keys = (q + 20).bfloat16(), (keys + torch.linspace(-60, 60, 16)).bfloat16()
+    scores = q.double() @ keys.double().transpose(1, 2) / 4
+    found = attention_probabilities(q, keys, scores.logsumexp(-1).float(), torch.arange(30, 35), 0, None)
+    torch.testing.assert_close(found, scores.softmax(-1).float(), rtol=1e-2, atol=1e-3)
+
+
 class Recorded:
     """A cache that computes attention by its definition and keeps the probabilities."""
 
