@@ -28,6 +28,7 @@ from cli.options import (
 )
 from cli.terminal import Terminal, printable
 from cli.weights_bar import WeightsBar
+from texts import read_stdin, read_text
 
 from model import InputError
 from weights.device import peak_bytes, pick_device, pick_dtype
@@ -66,39 +67,20 @@ def read_input(args: argparse.Namespace) -> tuple[str, list[str], str | None]:
         raise InputError("--context needs a question; add --query.")
     if args.context is None:
         return DEMO_DOCUMENT.read_text(encoding="utf-8"), args.query or [DEMO_QUERY], None
-    if args.context == "-":
-        if sys.stdin is None:
-            raise InputError("--context is - and the standard input is closed; give a file.")
-        return decode(sys.stdin.buffer.read(), "stdin"), args.query, None
-    return read_text(args.context), args.query, None
+    return read_stdin() if args.context == "-" else read_text(args.context), args.query, None
 
 
 def read_example(path: str) -> tuple[str, list[str], str | None]:
+    text = read_text(path, "The example")
     try:
-        example = json.loads(read_text(path))
+        example = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"The example {path} is not JSON ({error}); it should be an object.") from None
     for key in ("context", "query"):
         if not isinstance(example, dict) or not isinstance(example.get(key), str):
             raise InputError(f"The example {path} has no text under {key!r}; it needs `context` and `query`.")
     target = example.get("target")
     return example["context"], [example["query"]], None if target is None else str(target)
-
-
-def read_text(path: str) -> str:
-    try:
-        return decode(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise InputError(f"The file {path} cannot be read ({error.strerror}); check its path.") from None
-
-
-def decode(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text (byte {error.start}); convert it first.") from None
 
 
 def run(args: argparse.Namespace) -> None:

@@ -325,7 +325,7 @@ def squad_answer(**changes):
         (changed(SQUAD_COLUMNS, question=" "), "has no question with passages"),
         (changed(SQUAD_COLUMNS, context="\n"), "field 'context': this is empty"),
         (squad_answer(text=""), r"answers\[0\], field 'text': this is empty"),
-        ([MULTIHOP], "corpus.json' does not exist"),
+        ([MULTIHOP], "corpus.json cannot be read"),
         ({"data": {}}, "field 'data': this is an object, not a list"),
         ({"data": [{"title": "x"}]}, r"data\[0\]: the field 'paragraphs' is missing"),
         ({"data": [{"paragraphs": [{"context": "c"}]}]}, r"paragraphs\[0\]: the field 'qas' is missing"),
@@ -345,7 +345,7 @@ def test_a_wrong_record_is_told_before_the_first_document(tmp_path):
 
 
 def test_other_bad_input(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="cannot be read"):
         list(read_examples(tmp_path / "gone.json"))
     with pytest.raises(InputError, match="cannot be read"):
         list(read_examples(tmp_path))
