@@ -203,14 +203,23 @@ def refuse_quantised(config: Config, file: str = "config.json") -> None:
     """
     for key in QUANTISED if file == "config.json" else (None,):
         said = config.get(key) if key else config
-        if not said:  # as transformers, which takes an empty section for none
+        if not said or (isinstance(said, dict) and _leaves_floats(said)):  # both are no quantisation to transformers either
             continue
-        hints = said if isinstance(said, dict) else {}
-        how = next((f" ({name}: {shown(hints[name])})" for name in METHODS if hints.get(name)), "")
+        hints = said if isinstance(said, dict) else {"": said}
+        how = next(
+            (f" ({name + ': ' if name else ''}{shown(hints[name])})" for name in ("", *METHODS) if hints.get(name)), ""
+        )
         raise InputError(
             f"The weights are quantised, as {key + ' of ' if key else ''}{file} says{how}, and only float weights are "
             "supported; take the checkpoint that they were made from."
         )
+
+
+def _leaves_floats(section: Config) -> bool:
+    """Whether a section of bitsandbytes asks for neither 4 nor 8 bits."""
+    return section.get("quant_method") == "bitsandbytes" and not (
+        section.get("load_in_4bit") or section.get("load_in_8bit")
+    )
 
 
 # Single values

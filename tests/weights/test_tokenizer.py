@@ -433,6 +433,10 @@ def _damaged_added_tokens(folder):
         (_word_piece, "decodes with WordPiece"),
         (lambda folder: (folder / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n"), "is not a SentencePiece model"),
         (
+            lambda folder: (folder / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n"),
+            "only a Git LFS pointer",
+        ),
+        (
             lambda folder: write_sentencepiece(folder, sentencepiece_model(normalization_rule_name="nmt_nfkc")),
             "rewrites text",
         ),
