@@ -1,5 +1,9 @@
 """Tensors and token ids, and no text: three architectures, one KV cache, sampling. In which order to read: README.md."""
 
+from dataclasses import replace
+
+import torch
+
 from model.cache import KVCache
 from model.config import ModelConfig
 from model.errors import InputError
@@ -16,4 +20,13 @@ def build_model(config: ModelConfig) -> CausalLM:
     return MODELS[config.model_type](config)
 
 
-__all__ = ["KVCache", "CausalLM", "InputError", "Llama", "ModelConfig", "Phi3", "Qwen2", "build_model"]
+def count_parameters(config: ModelConfig) -> int:
+    """Elements of all parameters of the model, tied ones counted once. Takes no memory, and no time for many layers."""
+    with torch.device("meta"):
+        # All layers have the same sizes, so one tells the others'.
+        none, one = (build_model(replace(config, num_hidden_layers=n_layers)) for n_layers in (0, 1))
+    outside, with_one = (sum(parameter.numel() for parameter in model.parameters()) for model in (none, one))
+    return outside + (with_one - outside) * config.num_hidden_layers
+
+
+__all__ = ["KVCache", "CausalLM", "InputError", "Llama", "ModelConfig", "Phi3", "Qwen2", "build_model", "count_parameters"]
