@@ -14,9 +14,10 @@ from torch import nn
 
 from model import ModelConfig, build_model, count_parameters
 from model.errors import InputError, shown
-from weights.config import read_model_config, refuse_quantised
+from weights.config import read_model_config
 from weights.files import ADAPTER, QUANTISATION_FILES, SMALL_FILES, is_there, read_json
 from weights.hub import resolve
+from weights.quantised import refuse_quantised
 from weights.safetensors_loader import Progress, load_weights
 from weights.text.chat import ChatFormat
 from weights.text.tokenizer import Tokenizer
