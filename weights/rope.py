@@ -51,8 +51,8 @@ def read_rope(config: Config, family: Family, head_dim: int, max_positions: int)
     if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
         of = "" if partial == 1 else f"partial_rotary_factor = {partial} of "
         raise InputError(
-            f"config.json says {of}head_dim = {head_dim}, so {rotary_dim} channels are rotated; this should be an even number, "
-            "at most head_dim."
+            f"config.json says {of}head_dim = {head_dim}, so {rotary_dim} channels are rotated; they should be an even "
+            "number, at most head_dim."
         )
 
     key = "original_max_position_embeddings"
