@@ -15,6 +15,7 @@ MODULES = {
     "Phi3": "phi3",
     "Qwen2": "qwen2",
     "build_model": "families",
+    "count_parameters": "families",
 }
 __all__ = [*MODULES]
 

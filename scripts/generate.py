@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.documents import Document, read_document, read_piped, read_text
+from cli.documents import Document, read_document, read_piped
 from cli.options import (
     Parser,
     add_checkpoint_options,
@@ -33,6 +33,7 @@ from cli.options import (
 from cli.start import clear, loading_libraries, say
 from cli.terminal import Terminal, printable
 from cli.weights_bar import WeightsBar
+from texts import read_text
 
 from model import InputError
 from wim.events import AnswerToken, ChunkJudged, Done
@@ -82,11 +83,10 @@ def read_input(args: argparse.Namespace) -> tuple[Document, list[str], str | Non
 
 
 def read_example(path: str) -> tuple[Document, list[str], str | None]:
+    text = read_text(path, "The example")
     try:
-        example = json.loads(read_text(path))
+        example = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"The example {path} is not JSON ({error}); it should be an object.") from None
     for key in ("context", "query"):
         if not isinstance(example, dict) or not isinstance(example.get(key), str):

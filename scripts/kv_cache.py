@@ -11,10 +11,13 @@ later one: keys and values of position i depend only on the tokens up to i. Two 
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
+import cli.start  # noqa: F401  (before torch)
 import torch
+from cli.options import Parser, exit_code
 
 from model import CausalLM, KVCache
 from weights import Checkpoint
@@ -113,4 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    Parser(__doc__).parse_args()
+    sys.exit(exit_code(main))

@@ -43,12 +43,13 @@ from training.optimizer import OPTIMIZERS, initialise, lr_factor, make_optimizer
 from training.rows import Batches, batch_loader
 from training.trainer import Run, make_loss
 
-from model import InputError, build_model
+from model import InputError, ModelConfig, build_model, count_parameters
 from weights.config import read_model_config
-from weights.device import pick_device
+from weights.device import free_bytes, pick_device
 from weights.hub import resolve
 
 LENGTHS = "128-256:0.2,256-1024:0.45,1024-2048:0.15,2048-4096:0.1,4096-8192:0.1"
+MOST_WORKERS = 1024
 UNTIMED_STEPS = 3  # the first ones of a session compile; they do not count as time
 
 
@@ -97,6 +98,8 @@ def check(args: argparse.Namespace, lengths: Lengths) -> None:
         raise InputError("Say how long to train: give either --minutes or --steps, and more than zero.")
     if args.row % 128 or args.row <= 0 or args.batch < 1:
         raise InputError(f"--row is {args.row} and --batch {args.batch}; give a multiple of 128 and at least 1.")
+    if args.workers > MOST_WORKERS:
+        raise InputError(f"--workers is {args.workers}; give at most {MOST_WORKERS:,}.")
     longest = max(most for _, most, _ in lengths.bins)
     if longest > args.row - 128:
         raise InputError(f"--lengths go up to {longest} tokens, which --row {args.row} cannot hold with 128 to spare.")
@@ -107,6 +110,17 @@ def check(args: argparse.Namespace, lengths: Lengths) -> None:
         raise InputError(f"{args.state} holds the state of a run; go on with --resume, or remove it to start anew.")
     if not saved and (weights := sorted(path for path in args.out.glob("*") if path.suffix in (".safetensors", ".bin"))):
         raise InputError(f"--out {args.out} holds a checkpoint already ({weights[0].name}); give another folder.")
+
+
+def check_memory(args: argparse.Namespace, config: ModelConfig, device: torch.device) -> None:
+    """Raises InputError for a run that needs more memory than is free, whatever else it takes."""
+    parameters = 4 * 3 * count_parameters(config)  # weights, gradients and at least one moment, in float32
+    step = args.batch * args.row * (8 + 4 * config.hidden_size)  # token ids, and one hidden state of each
+    if (free := free_bytes(device)) is not None and parameters + step > free:
+        raise InputError(
+            f"The run needs at least {parameters / 2**30:,.1f} GiB for parameters and {step / 2**30:,.1f} GiB for a step; "
+            f"{device} has {free / 2**30:.1f} GiB free: give a smaller --size, --batch or --row."
+        )
 
 
 def sizes_of(changes: list[str]) -> dict[str, Any]:
@@ -137,7 +151,9 @@ def train(args: argparse.Namespace) -> None:
     resume = args.state.exists()  # without --resume, `check` has refused that
     start_from = resolve(args.start_from) if args.start_from and not resume else None
 
-    model = build_model(read_model_config(make_config(args.family, sizes)))
+    config = read_model_config(make_config(args.family, sizes))
+    check_memory(args, config, device)
+    model = build_model(config)
     if start_from is not None:
         read_weights(model, start_from)
     else:

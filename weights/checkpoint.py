@@ -6,17 +6,18 @@ So a wrong configuration, a missing template or a budget that does not fit is fo
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from model import ModelConfig, build_model
+from model import ModelConfig, build_model, count_parameters
 from model.errors import InputError, shown
-from weights.config import read_model_config, refuse_quantised
+from weights.config import read_model_config
 from weights.files import ADAPTER, QUANTISATION_FILES, SMALL_FILES, is_there, read_json
 from weights.hub import resolve
+from weights.quantised import refuse_quantised
 from weights.safetensors_loader import Progress, load_weights
 from weights.text.chat import ChatFormat
 from weights.text.tokenizer import Tokenizer
@@ -65,10 +66,7 @@ class Checkpoint:
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of the parameters in `dtype`, tied ones counted once. Needs no weight file."""
-        # All layers have the same sizes, so one tells the others': a skeleton of all takes its time.
-        none, one = (self._skeleton(n_layers) for n_layers in (0, 1))
-        outside, with_one = (sum(parameter.numel() for parameter in model.parameters()) for model in (none, one))
-        return (outside + (with_one - outside) * self.config.num_hidden_layers) * dtype.itemsize
+        return count_parameters(self.config) * dtype.itemsize
 
     def load_model(
         self, device: torch.device | str, dtype: torch.dtype, max_length: int, progress: Progress | None = None
@@ -80,17 +78,13 @@ class Checkpoint:
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)
-        model = self._skeleton()
+        with torch.device("meta"):  # no memory behind its parameters yet
+            model = build_model(self.config)
         load_weights(model, folder, device=device, dtype=dtype, progress=progress)
         model.eval().requires_grad_(False)
         model.fuse_weights()
         model.set_max_length(max_length)
         return model
-
-    def _skeleton(self, n_layers: int | None = None) -> nn.Module:
-        """The model without memory behind its parameters, with all its layers or the first few."""
-        with torch.device("meta"):
-            return build_model(self.config if n_layers is None else replace(self.config, num_hidden_layers=n_layers))
 
 
 def _refuse_what_is_no_model(folder: Path) -> None:

@@ -5,6 +5,7 @@ This module knows file names. It knows neither what the files mean nor where the
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -30,24 +31,41 @@ SMALL_FILES = [
 ]
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+LFS_POINTER = b"version https://git-lfs."
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file. Raises InputError for a link that leads nowhere."""
-    if path.is_symlink() and not path.exists():
+    """Whether there is such a file. Raises InputError for a link that leads nowhere, and for what is no file."""
+    try:
+        there, leads_nowhere = path.exists(), path.is_symlink() and not path.exists()
+    except (OSError, ValueError):  # no file can have this name
+        return False
+    if leads_nowhere:
         raise InputError(
             f"{path} is a link to {path.readlink()}, which is not there; copy what the links of a hub snapshot point to as "
             "well (cp -rL), or download the checkpoint again."
         )
-    return path.exists()
+    if there and not path.is_file():  # a folder; or a pipe, which would be waited for
+        raise InputError(f"{path} is no file; check that the folder is a checkpoint.")
+    return there
+
+
+def read_bytes(path: Path, most: int = -1) -> bytes:
+    """The bytes of a file, at most so many. Raises InputError when it cannot be read, or only points to the file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check that the folder is a checkpoint.") from None
+    if data.startswith(LFS_POINTER):
+        raise InputError(f"{path} is only a Git LFS pointer; fetch the file itself (git lfs pull).")
+    return data
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file. Raises InputError when it cannot be read or is not text."""
+    """The UTF-8 text of a file. Raises InputError as `read_bytes`, and when it is not text."""
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check that the folder is a checkpoint.") from None
+        return io.TextIOWrapper(io.BytesIO(read_bytes(path)), encoding="utf-8").read()  # with "\n" at the ends of lines
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text; the file is damaged, download it again.") from None
 

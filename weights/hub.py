@@ -6,11 +6,20 @@ its progress bar, and takes them from its cache when there is no network.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import InputError, reason, shown
-from weights.files import SMALL_FILES, weight_files
+from weights.files import ADAPTER, SMALL_FILES, weight_files
 
+# Of each group a checkpoint has one.
+Needed = Sequence[tuple[str, ...]]
+NEEDED: Needed = (
+    ("config.json", ADAPTER),
+    ("tokenizer.json", "tokenizer.model"),
+    ("tokenizer_config.json", "chat_template.jinja"),
+)
 DEMOS = {
     name: folder
     for name in ("demo-llama", "demo-phi3", "demo-qwen2")
@@ -28,8 +37,11 @@ def resolve(name: str, revision: str | None = None, *, weights: bool = True) -> 
     """
     path = DEMOS.get(name) or local_folder(name)
     if path is None:
-        path = _download(name, revision, SMALL_FILES)
-        return _download(name, revision, weight_files(path), all_needed=True) if weights else path
+        path = _download(name, revision, SMALL_FILES, NEEDED)
+        if not weights:
+            return path
+        files = weight_files(path)
+        return _download(name, revision, files, [(file,) for file in files], weights=True)
     if revision is not None:
         raise InputError(
             f"A revision ({shown(revision)}) was given for the local folder {path}; revisions name versions on the hub, "
@@ -55,11 +67,12 @@ def local_folder(name: str) -> Path | None:
     return None
 
 
-def _download(name: str, revision: str | None, files: list[str], all_needed: bool = False) -> Path:
+def _download(name: str, revision: str | None, files: list[str], needed: Needed, weights: bool = False) -> Path:
     """The snapshot's folder, with those of `files` that the repository has.
 
-    all_needed: raise InputError where one is not in the cache and the hub cannot be reached. Without the network a snapshot
-        is otherwise handed out as it is in the cache.
+    needed: raise InputError where none of a group is in the cache and the hub cannot be reached. Without the network a
+        snapshot is otherwise handed out as it is in the cache, which may hold what another program wanted of it
+    weights: the files are those, and the small ones are there
     """
     # Imported here, since a local folder does without, and it takes a third of a second.
     from huggingface_hub import errors, hf_hub_download, snapshot_download
@@ -68,9 +81,9 @@ def _download(name: str, revision: str | None, files: list[str], all_needed: boo
     page = f"https://huggingface.co/{name}"
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
-        for file in files if all_needed else ():
-            if not (folder / file).exists():
-                hf_hub_download(name, file, revision=revision)
+        for group in needed:
+            if not any(os.path.lexists(folder / file) for file in group):
+                hf_hub_download(name, group[0], revision=revision)
         return folder
     except errors.GatedRepoError:
         raise InputError(
@@ -86,7 +99,7 @@ def _download(name: str, revision: str | None, files: list[str], all_needed: boo
     except errors.HFValidationError:
         raise InputError(f"{shown(name)} is neither a folder nor a valid hub id; hub ids look like 'owner/name'.") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        if all_needed:
+        if weights:
             raise InputError(
                 f"The weights of {where} are not in the local cache, or not all of them, and the hub cannot be reached; "
                 "connect to the network (and unset HF_HUB_OFFLINE), or give a local folder."

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from model.errors import InputError, reason
-from weights.files import ADAPTER, INDEX, SINGLE, is_there, weight_files
+from model.errors import InputError, reason, shown
+from weights.files import ADAPTER, INDEX, LFS_POINTER, SINGLE, is_there, read_bytes, weight_files
 
 # Told (bytes read so far, bytes in all) as weights come in.
 Progress = Callable[[int, int], None]
@@ -28,7 +28,10 @@ READERS = 4  # threads; one does not read as fast as a disk, or the system's cac
 PIECE = 4 * 2**20  # bytes that a thread reads at a time
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
-LFS_POINTER = b"version https://git-lfs."
+# How quantised weights look: the names of what belongs to them, and the kinds of number they are stored in.
+QUANTISED = re.compile(
+    r"\.(qweight|qzeros|g_idx|SCB|weight_(packed|scale\w*|shape|format)|(weight\.)?(quant_state|absmax)\S*)$"
+)
 # Old checkpoints store the rotary frequencies, which follow from the configuration.
 DERIVED = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 
@@ -140,13 +143,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
         file = folder / name
         if not is_there(file):
             raise InputError(_absent(folder, name))
-        try:
-            with file.open("rb") as start:
-                is_pointer = start.read(len(LFS_POINTER)) == LFS_POINTER
-        except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror}); check that it is a readable file.") from None
-        if is_pointer:
-            raise InputError(f"{file} is only a Git LFS pointer; fetch the file itself (git lfs pull).")
+        read_bytes(file, len(LFS_POINTER))  # or a sentence
         try:
             with safe_open(file, framework="pt") as tensors:  # checks the header against the file
                 names = tensors.keys()
@@ -165,7 +162,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
 def _absent(folder: Path, name: str) -> str:
     """What to say when a weight file is not there."""
     if (folder / INDEX).exists() and name != SINGLE:
-        return f"{folder / INDEX} names {name}, which is not in the folder; download the checkpoint again."
+        return f"{folder / INDEX} names {shown(name)}, which is not in the folder; download the checkpoint again."
     found = sorted(path.name for path in folder.iterdir())
     pickles = [file for file in found if file.endswith(PICKLES)]
     if pickles:
@@ -221,7 +218,13 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> dict[st
         for name in wanted
         if stored[name].shape != shapes[name]
     ]
-    not_floats = [f"{name} ({stored[name].dtype})" for name in wanted if stored[name].dtype not in FLOATS]
+    quantised = [name for name in unexpected if QUANTISED.search(name)]
+    quantised += [f"{name} ({stored[name].dtype})" for name in wanted if stored[name].dtype not in FLOATS]
+    if quantised:
+        raise InputError(
+            f"The weights in {folder} are quantised, or no floating-point numbers ({_some(quantised, 2)}), and only float "
+            "weights are supported; take the checkpoint that they were made from."
+        )
 
     problems = [
         f"{what}: {_some(names)}"
@@ -229,14 +232,13 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> dict[st
             ("missing tensors", missing),
             ("unexpected tensors", unexpected),
             ("tensors of another shape", misshapen),
-            ("tensors that are not floating point", not_floats),
         )
         if names
     ]
     if problems:
         raise InputError(
             f"The weights in {folder} do not fit its config.json: {'; '.join(problems)}. "
-            "Download both files again, from one revision; quantised weights are not supported."
+            "Download both files again, from one revision."
         )
     return sources
 
@@ -247,6 +249,6 @@ def _assign(model: nn.Module, names: Iterable[str], parameter: nn.Parameter) -> 
         setattr(model.get_submodule(owner), attribute, parameter)
 
 
-def _some(names: list[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown}, ... and {len(names) - most} more" if len(names) > most else shown
+def _some(names: list[str], most: int = 3) -> str:
+    listed = ", ".join(name if len(name) <= 120 else shown(name) for name in names[:most])
+    return f"{listed}, ... and {len(names) - most} more" if len(names) > most else listed

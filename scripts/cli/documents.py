@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from texts import read_stdin, read_text
+
 from cli.start import clear, say
 from model.errors import InputError
 
@@ -77,21 +79,6 @@ def read_piped() -> Document | None:
     return Document(text, name) if text.strip() else None
 
 
-def read_text(path: str) -> str:
-    """The UTF-8 text of a file. Raises InputError where there is none."""
-    try:
-        return _decode(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise InputError(f"The file {path} cannot be read ({error.strerror}); check its path.") from None
-
-
-def _decode(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text (byte {error.start}); convert it first.") from None
-
-
 def _is_folder(path: str) -> bool:
     return bool(path) and path != "-" and os.path.isdir(path)
 
@@ -100,10 +87,8 @@ def _read_file(path: str) -> list[tuple[str, str]]:
     """The name and the text of a file, in a list of one."""
     if path != "-":
         return [(path, read_text(path))]
-    if sys.stdin is None:
-        raise InputError("--context is - and the standard input is closed; give a file.")
     say("reading the standard input")
-    return [("stdin", _decode(sys.stdin.buffer.read(), "stdin"))]
+    return [("stdin", read_stdin())]
 
 
 def _read_folder(folder: Path) -> tuple[list[tuple[str, str]], int]:

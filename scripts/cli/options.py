@@ -6,11 +6,14 @@ import argparse
 import gc
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from texts import read_text
 
 from cli.start import begun, clear, is_script, say
 from cli.terminal import printable
@@ -25,6 +28,8 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does 
 
 MAX_DIGITS = 9  # thousands of them are more than int() reads
 MAX_MESSAGE = 600  # characters of an error: arguments and file names can be of any length
+MAX_WORD = 120  # characters of one word of it
+TEXTS = ("--query", "--system")  # options for which nothing is a value, too
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,15 +40,26 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--version", action="version", version=f"writing-in-the-margins {__version__}")
 
+    def parse_args(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """As argparse; an empty value, as a shell makes of an unset variable, is refused and not taken for none."""
+        arguments = sys.argv[1:] if arguments is None else arguments
+        for before, argument in pairwise(["", *arguments]):
+            option = argument[:-1] if re.fullmatch(r"--[a-z-]+=", argument) else before if not argument else ""
+            if option and option not in TEXTS:
+                self.error(f"{option} is empty; give it a value, or leave it out")
+        return super().parse_args(arguments)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {sentence(message)}; --help lists the options.\n")
 
 
 def sentence(message: str) -> str:
-    """A message on one line and of a length that can be read; what is too long loses its middle."""
-    line = " ".join(printable(message).split())
-    half = MAX_MESSAGE // 2
-    return line if len(line) <= MAX_MESSAGE else f"{line[:half]} […] {line[-half:]}"
+    """A message on one line and of a length that can be read; what is too long loses its middle, word or message."""
+    return _cut(" ".join(_cut(word, MAX_WORD) for word in printable(message).split()), MAX_MESSAGE)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} […] {text[-most // 2 :]}"
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -137,10 +153,9 @@ def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint | None) -> 
     """
     if (path := args.prompts) is None:
         return None
+    text = read_text(path, "The prompts file")
     try:
-        texts = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"The prompts file {path} cannot be read ({error.strerror}); check its path.") from None
+        texts = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"The prompts file {path} is not JSON ({error}); write one object of texts.") from None
     return _wishes(checkpoint).prompts.changed(texts, f"The prompts file {path}")

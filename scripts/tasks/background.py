@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from texts import read_text
+
 from model.errors import InputError
 from tasks.needles import NEEDLE
 from tasks.prose import prose
@@ -47,7 +49,7 @@ class Background:
         paths = text_files(path) if files is None else [Path(path) / name for name in files]
         sentences: list[str] = []
         for file in paths:
-            found = split_sentences(_read(file))
+            found = split_sentences(read_text(file, "The background file"))
             if not found:
                 raise InputError(f"The background file {str(file)!r} holds no text; remove it or put text there.")
             sentences += found
@@ -83,16 +85,3 @@ def text_files(path: str | Path) -> list[Path]:
     if not (paths := sorted(folder.glob("*.txt"))):
         raise InputError(f"No .txt files to read in the background folder {str(folder)!r}; put some text there.")
     return paths
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"The background file {str(file)!r} does not exist; check its name.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"The background file {str(file)!r} is not UTF-8 (byte {error.start}); save it as UTF-8 text."
-        ) from None
-    except OSError as error:
-        raise InputError(f"The background file {str(file)!r} cannot be read ({error.strerror}).") from None

@@ -71,7 +71,7 @@ def lengthened(
     """Each example's document with other passages of the pool mixed in, up to about `n_tokens` tokens.
 
     Passages stay whole, so a document may be shorter by up to the length of one. An example whose own passages are
-    longer than n_tokens is left out.
+    longer than n_tokens is left out, and one that has none where no other fits.
     """
     counted: dict[str, int] = {}
 
@@ -88,7 +88,7 @@ def lengthened(
             continue
         names = {passage.name for passage in order}
         misses = 0
-        while misses < 20:  # so many in a row did not fit or were there: full
+        while pool and misses < 20:  # so many in a row did not fit or were there: full
             passage = rng.choice(pool)
             if passage.name in names or tokens(passage) > room:
                 misses += 1
@@ -98,4 +98,5 @@ def lengthened(
             order.append(passage)
             room -= tokens(passage)
         rng.shuffle(order)
-        yield assemble(example, order)
+        if order:
+            yield assemble(example, order)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from texts import read_text
+
 from model.errors import InputError
 
 KINDS = {str: "text", int: "a whole number", list: "a list", dict: "an object", bool: "true or false"}
@@ -81,7 +83,7 @@ def load_records(path: str | Path) -> list[Record]:
     Raises InputError when the file is missing, empty, not UTF-8 or not JSON, or something in it is not an object.
     """
     file = Path(path)
-    text = _read(file)
+    text = read_text(file)
     if not text.strip():
         raise InputError(f"The file {str(file)!r} is empty; give a JSON or JSON-lines file with at least one record.")
     try:
@@ -116,14 +118,3 @@ def _lines(file: Path, text: str, whole_error: ValueError) -> list[Record]:
             raise InputError(f"{where}: this is not JSON ({reason}); repair or remove it.") from None
         records.append(Record(checked(value, dict, where), where))
     return records
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"The file {str(file)!r} does not exist; check its name.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"The file {str(file)!r} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
-    except OSError as error:
-        raise InputError(f"The file {str(file)!r} cannot be read ({error.strerror}); give a readable file.") from None

@@ -35,7 +35,8 @@ from model import InputError, KVCache, build_model
 from model.rotary import frequencies
 from model.sampling import Sampler
 from model.session import Session
-from weights.config import FAMILIES, read_model_config
+from weights.config import read_model_config
+from weights.families import FAMILIES
 from weights.safetensors_loader import load_weights
 
 STEPS = 64

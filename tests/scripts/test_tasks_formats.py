@@ -1,6 +1,8 @@
 """Files of the published formats, in miniature; and files that are wrong."""
 
+import copy
 import json
+import random
 
 import pytest
 from tasks import read_examples, score
@@ -325,7 +327,7 @@ def squad_answer(**changes):
         (changed(SQUAD_COLUMNS, question=" "), "has no question with passages"),
         (changed(SQUAD_COLUMNS, context="\n"), "field 'context': this is empty"),
         (squad_answer(text=""), r"answers\[0\], field 'text': this is empty"),
-        ([MULTIHOP], "corpus.json' does not exist"),
+        ([MULTIHOP], "corpus.json cannot be read"),
         ({"data": {}}, "field 'data': this is an object, not a list"),
         ({"data": [{"title": "x"}]}, r"data\[0\]: the field 'paragraphs' is missing"),
         ({"data": [{"paragraphs": [{"context": "c"}]}]}, r"paragraphs\[0\]: the field 'qas' is missing"),
@@ -345,7 +347,7 @@ def test_a_wrong_record_is_told_before_the_first_document(tmp_path):
 
 
 def test_other_bad_input(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="cannot be read"):
         list(read_examples(tmp_path / "gone.json"))
     with pytest.raises(InputError, match="cannot be read"):
         list(read_examples(tmp_path))
@@ -363,3 +365,57 @@ def test_other_bad_input(tmp_path):
     write(tmp_path, [{"title": "", "url": "u", "body": " "}], "corpus.json")
     with pytest.raises(InputError, match="corpus.json, record 1: this is empty"):
         read(tmp_path, [MULTIHOP])
+
+
+JUNK = [None, True, -1, 10**30, 1.5, float("inf"), "", "x", "\n", "\ud800", [], [1], {}, {"a": 1}, [[]], ["x"], "Tiber"]
+FIELDS = ["choices", "answers", "query", "question", "target", "context", "input", "evidence", "outputs", "data", "options"]
+
+
+def damage(value, rng):
+    """One spot of a JSON value becomes something else, is gone, or has a neighbour."""
+    while isinstance(value, (dict, list)) and value:
+        key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        if not isinstance(value[key], (dict, list)) or not value[key] or rng.random() < 0.3:
+            if rng.random() < 0.2:
+                del value[key]
+            elif isinstance(value, dict) and rng.random() < 0.3:
+                value[rng.choice(FIELDS)] = copy.deepcopy(rng.choice(JUNK))
+            else:
+                value[key] = copy.deepcopy(rng.choice(JUNK))
+            return
+        value = value[key]
+
+
+@pytest.mark.parametrize("n_tokens", [None, 200])
+def test_damaged_files_give_whole_documents_or_a_sentence(tmp_path, n_tokens):
+    sound = [[HOTPOT, HOTPOT_2], [HOTPOT_COLUMNS], [MULTIHOP, NULL_QUERY], SQUAD, [SQUAD_COLUMNS], [PLAIN], [LONGBENCH]]
+    sound += [[LONGBENCH_2], [RULER]]
+    n_documents = 0
+    for seed in range(400):
+        rng = random.Random(seed)
+        value, corpus = copy.deepcopy(rng.choice(sound)), copy.deepcopy(CORPUS)
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            damage(corpus if rng.random() < 0.1 else value, rng)
+        write(tmp_path, corpus, "corpus.json")
+        try:
+            for document in read_examples(write(tmp_path, value), n_tokens=n_tokens, count_tokens=len):
+                n_documents += 1
+                assert document.text.strip() and document.questions
+                for question in document.questions:
+                    assert question.query.strip() and question.answer.strip()
+                    assert 0 <= score(question, "x " + question.answer)["score"] <= 1
+                    assert all(0 <= start < end <= len(document.text) for start, end in question.evidence)
+        except InputError as error:
+            assert "\n" not in str(error)
+    assert n_documents > 20
+
+
+def test_a_question_without_passages_that_no_other_lengthens_is_left_out(tmp_path):
+    for records in ([{**HOTPOT, "context": []}], [{**HOTPOT, "context": [], "supporting_facts": []}] * 2):
+        with pytest.raises(InputError, match="no question with passages that fits in 90 tokens"):
+            read(tmp_path, records, n_tokens=90, count_tokens=len)
+    documents = read(tmp_path, [{**HOTPOT, "context": []}, HOTPOT_2], n_tokens=35, count_tokens=len)
+    assert [document.questions[0].query for document in documents if document.text] == [HOTPOT["question"], "And this?"]
+    for n_tokens in (35, 5):
+        with pytest.raises(InputError, match="no question with passages"):
+            read(tmp_path, [{**HOTPOT, "context": []}, {**HOTPOT, "context": []}], n_tokens=n_tokens, count_tokens=len)

@@ -154,9 +154,9 @@ def test_generated_background_is_its_own_and_repeatable():
     ("content", "files", "words"),
     [
         (None, None, "No .txt files"),
-        (None, ["gone.txt"], "gone.txt' does not exist"),
+        (None, ["gone.txt"], "gone.txt cannot be read"),
         (b"  \n", None, "holds no text"),
-        (b"caf\xe9", None, "not UTF-8 .byte 3"),
+        (b"caf\xe9", None, "not UTF-8 text .byte 3"),
         (b"Mary took the milk.", None, "no sentences"),
     ],
 )

@@ -32,6 +32,8 @@ def test_only_what_is_needed_is_fetched_and_the_small_files_first(tmp_path, monk
 
     def snapshot_download(repo_id, *, revision, allow_patterns):
         calls.append((repo_id, revision, allow_patterns))
+        for name in ("config.json", "tokenizer.model", "chat_template.jinja"):
+            (tmp_path / name).touch()
         shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
         write_json(tmp_path / "model.safetensors.index.json", {"weight_map": shards})
         for name in set(shards.values()) & set(allow_patterns):
@@ -76,6 +78,18 @@ def test_offline_with_the_small_files_alone_the_weights_are_not_in_the_cache(cac
     with pytest.raises(InputError, match="The weights of 'owner/name' are not in the local cache") as caught:
         hub.resolve("owner/name")
     assert "pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize("absent", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_offline_a_snapshot_of_which_another_program_wanted_less_is_not_complete(cache, tmp_path, absent):
+    folder = write_checkpoint(tmp_path / "made", "llama")
+    (folder / absent).unlink()
+    repository = cache / "models--owner--name"
+    shutil.copytree(folder, repository / "snapshots" / "0123abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abc")
+    with pytest.raises(InputError, match="cannot be reached to download 'owner/name', which is not complete in the local"):
+        hub.resolve("owner/name", weights=False)
 
 
 def test_what_the_hub_has_not_is_told_from_the_folder(tmp_path, monkeypatch):

@@ -223,6 +223,36 @@ def _drop_norms(tensors):
         del tensors[name]
 
 
+def _gptq(tensors):
+    for i in (0, 1):
+        del tensors[f"model.layers.{i}.self_attn.q_proj.weight"]
+        for part in ("qweight", "qzeros", "g_idx"):
+            tensors[f"model.layers.{i}.self_attn.q_proj.{part}"] = torch.ones(4, 4, dtype=torch.int32)
+
+
+def _fp8(tensors):
+    for name in [name for name in tensors if "self_attn.q_proj" in name or "up_proj" in name]:
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        if "up_proj" in name:
+            tensors[name + "_scale_inv"] = torch.ones(1, 1)
+
+
+def _pipe(name):
+    def make(folder):
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return make
+
+
+def _folder(name):
+    def make(folder):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+
+    return make
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
@@ -230,7 +260,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     ("damage", "sentence"),
     [
         (_tensors(lambda t: t.pop("model.norm.weight")), "missing tensors: model.norm.weight. Download"),
-        (_tensors(_drop_norms), r"missing tensors: (\S+, ){5}\.\.\. and 2 more"),
+        (_tensors(_drop_norms), r"missing tensors: (\S+, ){3}\.\.\. and 4 more"),
         (_tensors(lambda t: t.update({"model.extra": torch.ones(1)})), "unexpected tensors: model.extra"),
         (
             _tensors(lambda t: t.update({"model.norm.weight": torch.ones(33)})),
@@ -238,15 +268,19 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
         ),
         (
             _tensors(lambda t: t.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)})),
-            r"not floating point: model.norm.weight \(I8\)",
+            r"quantised, or no floating-point numbers \(model.norm.weight \(I8\)\), and only float weights",
         ),
+        (_tensors(_gptq), r"quantised, .*\(model.layers.0.self_attn.q_proj.g_idx, .* and 4 more\), and only"),
+        (_tensors(_fp8), r"quantised, .*\(model\S+weight_scale_inv, model\S+weight_scale_inv, ... and 4 more\), and only"),
         (_truncate, "model.safetensors is cut short or damaged"),
         (_overwrite(b""), "model.safetensors is cut short or damaged"),
         (_overwrite(b"PK\3\4" * 99), "model.safetensors is cut short or damaged"),
         (_overwrite(POINTER), "only a Git LFS pointer"),
-        (_absent_shard, "index.json names model-00002-of-00002.safetensors, which is not in the folder"),
+        (_absent_shard, "index.json names 'model-00002-of-00002.safetensors', which is not in the folder"),
         (lambda folder: _index(folder, {"a": "../secret.safetensors"}), "'../secret.safetensors', which is not a"),
         (lambda folder: _index(folder, {"a": "weights.bin"}), "'weights.bin', which is not a .safetensors file"),
+        (lambda folder: _index(folder, {"a": "x" * 5000 + ".safetensors"}), "names 'xxx.*, which is not in the folder"),
+        (lambda folder: _index(folder, {"a": "\ud800\n.safetensors"}), "names .*, which is not in the folder"),
         (lambda folder: _index(folder, {"a": 1}), "has no 'weight_map'"),
         (lambda folder: _index(folder, {}), "has no 'weight_map'"),
         (_rename_to("pytorch_model.bin"), "holds weights as pytorch_model.bin, a pickle, which can run code"),
@@ -257,6 +291,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
         (_rename_to("model.pth"), "model.pth, a pickle"),
         (_rename_to("model-Q4_K_M.gguf"), "weights as model-Q4_K_M.gguf, which is not read here"),
         (_no_index, "has the shards .* but no model.safetensors.index.json, which says what is in them"),
+        (_pipe("model.safetensors"), "model.safetensors is no file"),
+        (_folder("model.safetensors"), "model.safetensors is no file"),
         (_dangling, "is a link to ../../blobs/0123abc, which is not there; copy what the links"),
         (_dangling_shard, "model-00002-of-00002.safetensors is a link to ../../blobs/0123abc, which is not there"),
         (_rename_to("nothing"), "has no model.safetensors and no model.safetensors.index.json"),
@@ -307,6 +343,15 @@ def _only_adapter(folder):
         (lambda folder: write_json(folder / "tokenizer_config.json", {}), "has no chat template"),
         (lambda folder: _link_nowhere(folder / "config.json"), "config.json is a link to .*, which is not there"),
         (lambda folder: _link_nowhere(folder / "tokenizer_config.json"), "tokenizer_config.json is a link to"),
+        *(
+            (_pipe(name), f"{name} is no file")
+            for name in ("config.json", "tokenizer.json", "chat_template.jinja", "wim.json")
+        ),
+        *((_folder(name), f"{name} is no file") for name in ("generation_config.json", "special_tokens_map.json")),
+        *(
+            (lambda folder, name=name: (folder / name).write_bytes(POINTER), f"{name} is only a Git LFS pointer; fetch")
+            for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+        ),
         (_only_adapter, "holds an adapter, which is no model by itself; merge it into its base model .'owner/base'."),
         (
             lambda folder: write_json(folder / "quantize_config.json", {"bits": 4, "group_size": 128}),
@@ -343,8 +388,9 @@ def test_an_adapter_beside_a_model_gets_a_warning(tmp_path):
         Checkpoint.open(str(folder)).load_model("cpu", torch.float32, max_length=64)
 
 
-def test_an_empty_section_of_quantisation_is_none(tmp_path):
-    folder = write_checkpoint(tmp_path, "llama", quantization_config={})
+@pytest.mark.parametrize("section", [{}, {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}])
+def test_a_section_that_asks_for_no_quantisation_is_none(tmp_path, section):
+    folder = write_checkpoint(tmp_path, "llama", quantization_config=section)
     write_json(folder / "quant_config.json", {})
     assert Checkpoint.open(str(folder)).config.model_type == "llama"
 

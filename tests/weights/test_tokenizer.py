@@ -17,6 +17,7 @@ from weights_helpers import byte_level, phi3_json, sentencepiece_model, vocab_an
 from model.errors import InputError
 from weights import Tokenizer
 from weights.text import json_backend
+from weights.text.added_tokens import FLAGS
 
 KINDS = ["llama", "phi3", "qwen2", "sentencepiece"]
 CONTROL = ["<|eot_id|>", "<|end|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<unk>", "<|begin_of_text|>", "<0x41>"]
@@ -234,6 +235,47 @@ def test_text_is_read_with_the_added_tokens_that_are_text(tmp_path, kind, tokens
         assert tokenizer.decode(ids) == whole.decode(ids, skip_special_tokens=True)
 
 
+NEW = ["zorb", "</think>", "<tool_call>", "qq", "USER:"]  # no pieces of any vocabulary here
+flags_of_two = st.dictionaries(st.sampled_from(NEW), st.tuples(flags, flags), min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "phi3"])
+@settings(quick, max_examples=15)
+@given(tokens=flags_of_two, text=st.lists(st.sampled_from([*NEW, " ", "\n", "Mary", "_", "7"]), max_size=8).map("".join))
+def test_files_that_disagree_on_a_token_are_read_as_by_transformers(tmp_path, kind, tokens, text):
+    whole = add_tokens(tmp_path, kind, [(content, in_json) for content, (in_json, _) in tokens.items()])
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    spec = json.loads((tmp_path / "tokenizer.json").read_text())
+    decoder = {str(token["id"]): {name: token[name] for name in ("content", *FLAGS)} for token in spec["added_tokens"]}
+    for content, (_, in_config) in tokens.items():
+        decoder[str(whole.token_to_id(content))] |= in_config
+    write_json(tmp_path / "tokenizer_config.json", settings | {"added_tokens_decoder": decoder})
+    oracle, tokenizer = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_folder(tmp_path)
+    expected = oracle.encode("Mary\n" + text, add_special_tokens=False)
+    assert tokenizer.encode("Mary\n" + text, after=()) == expected
+
+
+@pytest.mark.parametrize("special", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_token_is_special_where_one_file_calls_it_so(tmp_path, special):
+    plain = dict.fromkeys(FLAGS, False)
+    in_json, in_config = (plain | {"special": special == name} for name in ("tokenizer.json", "tokenizer_config.json"))
+    token_id = add_tokens(tmp_path, "qwen2", [("<x>", in_json)]).token_to_id("<x>")
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    decoder = {str(token_id): in_config | {"content": "<x>"}}
+    write_json(tmp_path / "tokenizer_config.json", settings | {"added_tokens_decoder": decoder})
+    assert token_id in Tokenizer.from_folder(tmp_path).control_ids
+    assert AutoTokenizer.from_pretrained(tmp_path).decode([token_id], skip_special_tokens=True) == ""
+
+
+def test_a_token_that_only_added_tokens_json_lists_is_read_in_the_normalized_text(tmp_path):
+    write_tokenizer(tmp_path, "phi3")
+    size = FastTokenizer.from_str(phi3_json()).get_vocab_size()
+    write_json(tmp_path / "added_tokens.json", {"zorb": size, "<x>": size + 1})
+    tokenizer, oracle = Tokenizer.from_folder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("Mary zorb", "Maryzorb", "Mary\n<x>zorb", " zorb <x>"):
+        assert tokenizer.encode(text, after=()) == oracle.encode(text, add_special_tokens=False)
+
+
 @pytest.mark.parametrize("kind", ["llama", "phi3", "qwen2"])
 @settings(quick, max_examples=25)
 @given(tokens=added_lists, text=added_texts)
@@ -432,6 +474,10 @@ def _damaged_added_tokens(folder):
         (lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff\xfe"), "is not UTF-8"),
         (_word_piece, "decodes with WordPiece"),
         (lambda folder: (folder / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n"), "is not a SentencePiece model"),
+        (
+            lambda folder: (folder / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n"),
+            "only a Git LFS pointer",
+        ),
         (
             lambda folder: write_sentencepiece(folder, sentencepiece_model(normalization_rule_name="nmt_nfkc")),
             "rewrites text",

@@ -6,7 +6,7 @@ Tokenizer files spread them over four places, and only some say of a token wheth
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,10 @@ def special_contents(config: dict[str, Any]) -> set[str]:
 
 
 def read_added_tokens(folder: Path, backend: Any, config: dict[str, Any]) -> dict[str, AddedToken]:
-    """All added tokens by content; tokenizer.json has the last word. Raises InputError for what cannot be understood.
+    """All added tokens by content. Raises InputError for what cannot be understood.
+
+    Ids are those of tokenizer.json, flags those of tokenizer_config.json where both have a token, as in transformers; it is
+    special where one of the files calls it so.
 
     backend: a TextBackend
     config: tokenizer_config.json, with special_tokens_map.json
@@ -83,7 +86,8 @@ def read_added_tokens(folder: Path, backend: Any, config: dict[str, Any]) -> dic
         special = special_contents(config)
         tokens: dict[str, AddedToken] = {}
         for content, token_id in read_json(folder / "added_tokens.json", optional=True).items():
-            tokens[content] = AddedToken(content, token_id, special=content in special or None)
+            named = content in special
+            tokens[content] = AddedToken(content, token_id, special=named or None, normalized=not named)
         for content in special:
             if content not in tokens and (token_id := backend.token_id(content)) is not None:
                 tokens[content] = AddedToken(content, token_id)
@@ -91,10 +95,13 @@ def read_added_tokens(folder: Path, backend: Any, config: dict[str, Any]) -> dic
             flags = {name: bool(token.get(name, False)) for name in FLAGS}
             flags["special"] |= token["content"] in special
             tokens[token["content"]] = AddedToken(token["content"], int(token_id), **flags)
+        decoder = {token["content"] for token in (config.get("added_tokens_decoder") or {}).values()}
         for token in backend.added_tokens:
-            if backend.lists_flags or token.content not in tokens:
-                named = token.content in special
-                tokens[token.content] = AddedToken(**(vars(token) | {"special": named or token.special}))
+            known, named = tokens.get(token.content), token.content in special
+            if backend.lists_flags and known is not None and token.content in decoder:
+                tokens[token.content] = replace(known, id=token.id, text=token.text, special=known.special or token.special)
+            elif backend.lists_flags or known is None:
+                tokens[token.content] = replace(token, special=named or token.special)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:

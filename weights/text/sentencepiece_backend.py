@@ -10,6 +10,7 @@ from typing import Any
 import sentencepiece
 
 from model.errors import InputError
+from weights.files import read_bytes
 from weights.text.added_tokens import AddedToken
 from weights.text.backends import SPACE, Ids, Spans, piece_bytes, sentence, without_stderr
 
@@ -29,7 +30,7 @@ class SentencePieceBackend:
     def __init__(self, path: Path, config: dict[str, Any]):
         self.path = path
         with sentence(f"{path} is not a SentencePiece model ({{}}); use its tokenizer.json instead."), without_stderr():
-            self._read(path.read_bytes(), config)
+            self._read(read_bytes(path), config)
             self.encode(self.PROBE, prefix=False)
 
     def _read(self, proto: bytes, config: dict[str, Any]) -> None:

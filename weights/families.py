@@ -1,0 +1,114 @@
+"""What the checkpoints of each family may leave out of their `config.json`, and what they may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from model.errors import InputError, shown
+from weights.values import Config
+
+
+def no_layer(layer: int, config: Config) -> bool:
+    return False
+
+
+def every_layer(layer: int, config: Config) -> bool:
+    return True
+
+
+def upper_layers(layer: int, config: Config) -> bool:
+    """Those from `max_window_layers` on."""
+    first = config.get("max_window_layers", 28)
+    if not isinstance(first, int) or isinstance(first, bool):
+        raise InputError(
+            f"config.json says max_window_layers = {shown(first)}, which should be a whole number; correct it."
+        )
+    return layer >= first
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the checkpoints of a family may leave out, and what they may say. The defaults are transformers'.
+
+    sizes: by key of config.json
+    num_key_value_heads: None for as many as query heads
+    head_dim: None for a query head's share of `hidden_size`
+    biases: the flags that say which layers have a bias; a family without them has the biases of its definition
+    slides: whether a layer (counted from 0) attends through the window, where `layer_types` does not say it
+    sliding_window: the window where the file says none; None for no window
+    window_switch: the flag without which the window is not used
+    lists_layers: `layer_types` counts
+    original_length: `original_max_position_embeddings`, which stands beside the rotary embedding's own numbers; None for a
+        family that has it among them and falls back on its maximum
+    rope_types: the rotary embeddings it may have, each by the names that files give it
+    partial: only a part of a head may be rotated
+    """
+
+    architecture: str
+    sizes: dict[str, int]
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = False
+    activations: tuple[str, ...] = ("silu", "swish")  # two names of one function
+    biases: tuple[str, ...] = ()
+    slides: Callable[[int, Config], bool] = no_layer
+    sliding_window: int | None = None
+    window_switch: str | None = None
+    lists_layers: bool = False
+    original_length: int | None = None
+    rope_types: dict[str, str] = field(
+        default_factory=lambda: {name: name for name in ("default", "linear", "llama3", "yarn", "longrope")}
+    )
+    partial: bool = False
+
+
+FAMILIES = {
+    "llama": Family(
+        "LlamaForCausalLM",
+        sizes={
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 2048,
+        },
+        biases=("attention_bias", "mlp_bias"),
+    ),
+    "phi3": Family(
+        "Phi3ForCausalLM",
+        sizes={
+            "vocab_size": 32064,
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 4096,
+        },
+        rms_norm_eps=1e-5,
+        slides=every_layer,
+        original_length=4096,
+        # The early checkpoints called LongRoPE "su", and then "yarn".
+        rope_types={"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"},
+        partial=True,
+    ),
+    "qwen2": Family(
+        "Qwen2ForCausalLM",
+        sizes={
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 22016,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 32768,
+        },
+        num_key_value_heads=32,
+        slides=upper_layers,
+        sliding_window=4096,
+        window_switch="use_sliding_window",
+        lists_layers=True,
+    ),
+}
