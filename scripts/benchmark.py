@@ -383,6 +383,7 @@ def run(args: argparse.Namespace) -> None:
         margin_tokens=args.margin_tokens,
         answer_tokens=args.answer_tokens,
         threshold=0.0,  # every margin is relevant
+        margins="written",
     )
     windows = {text: parse_window(text, "--windows") for text in args.windows.split(",")}
     to_run = {"llm": {"pattern": "llm"}, "underlined": {"margins": "underlined"}}

@@ -30,7 +30,7 @@ class Settings:
     chunk_tokens, margin_tokens, answer_tokens: the most tokens of a chunk, a margin and the answer
     margin_window: of how many chunks the margins are written together; 1 is the paper's loop, None is all
     margins: what notes are made of: `written`, the paper's margins; `underlined`, sentences that the model looks at
-        (wim/underlines.py); or `both`
+        (wim/underlines.py), which serves published checkpoints best (scripts/README.md); or `both`
     underlines: the most sentences that are underlined in a document
     pack: judge a margin in the forward pass that reads the next chunk (for a window of 1, by the model itself); the
         document's cache is then that of plain prefill to rounding instead of bit for bit
@@ -46,7 +46,7 @@ class Settings:
     margin_tokens: int = 100
     answer_tokens: int = 100
     margin_window: int | None = 1
-    margins: str = "written"
+    margins: str = "underlined"
     underlines: int = 6
     pack: bool = False
     keep_repeats: bool = False

@@ -32,7 +32,7 @@ from wim.settings import WISHES, Wishes
 
 FAMILIES = ("llama", "phi3", "qwen2")
 # What margins are learnt on and take: chunks of this size, and a few short sentences.
-READING = {"chunk_tokens": 256, "margin_tokens": 64}
+READING = {"chunk_tokens": 256, "margin_tokens": 64, "margins": "written"}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",

@@ -41,7 +41,7 @@ READERS = {
         },
     ),
 }
-SETTINGS = Settings(chunk_tokens=60, margin_tokens=10, answer_tokens=9)
+SETTINGS = Settings(margins="written", chunk_tokens=60, margin_tokens=10, answer_tokens=9)
 QUERY = "Where is Mary?"
 
 

@@ -56,7 +56,7 @@ def one_process(monkeypatch):
 def arguments(folder: str, out: Path, *more: str) -> list[str]:
     """A small run: two families of tasks at two lengths."""
     small = "--tasks single_fact,two_facts,listing,common_words --lengths 560,640 --documents 2 --statements 8"
-    budgets = "--chunk-tokens 128 --margin-tokens 4 --answer-tokens 4 --device cpu"
+    budgets = "--margins written --chunk-tokens 128 --margin-tokens 4 --answer-tokens 4 --device cpu"
     return ["--model", folder, "--out", str(out), *small.split(), *budgets.split(), *more]
 
 
@@ -277,7 +277,10 @@ def test_whole_files_count_but_of_weights_their_ends(tmp_path):
         (["--documents", "1" + 20 * "0"], "at most 100,000"),
         (["--questions", "1000000"], "--questions is 1000000; give at least 1 and at most 1,000"),
         (["--statements", "99999999"], "at most 10,000"),
-        (["--chunk-tokens", "1" + 20 * "0", "--margin-tokens", "1" + 20 * "0"], "lower --margin-tokens"),
+        (
+            ["--margins", "written", "--chunk-tokens", "1" + 20 * "0", "--margin-tokens", "1" + 20 * "0"],
+            "lower --margin-tokens",
+        ),
         (["--tasks", "x" * 5000], "[…]"),
         (["--workers", "0"], "--workers is 0"),
         (["--margin-tokens", "0"], "margin_tokens is 0"),
@@ -386,7 +389,7 @@ def test_questions_of_a_file_share_their_document(folder, tmp_path, capsys):
     ]
     (tmp_path / "data.json").write_text(json.dumps({"data": articles}))
     options = ["--data", str(tmp_path / "data.json"), "--questions", "2", "--documents", "5", "--patterns", "wim,llm"]
-    budgets = "--chunk-tokens 128 --margin-tokens 4 --answer-tokens 4 --device cpu".split()
+    budgets = "--margins written --chunk-tokens 128 --margin-tokens 4 --answer-tokens 4 --device cpu".split()
     assert evaluate.main(["--model", folder, "--out", str(tmp_path / "out"), *options, *budgets]) == 0
     captured = capsys.readouterr()
     assert "since they do not fit: 1. The first" in captured.err
@@ -440,7 +443,7 @@ def test_a_document_that_is_far_too_long_is_left_out_without_reading_all_of_it(f
 def test_a_question_that_does_not_fit_the_classifier_is_left_out(folder, tmp_path, capsys):
     options = squad_file(tmp_path / "data.json", ["Who?", "Who" + " went" * 600])
     judge = write_checkpoint(tmp_path / "judge", "llama", max_position_embeddings=512)
-    options += ["--classifier", str(judge), "--patterns", "wim"]
+    options += ["--classifier", str(judge), "--patterns", "wim", "--margins", "written"]
     assert evaluate.main(["--model", folder, "--out", str(tmp_path / "out"), *options]) == 0
     assert "The first: A verdict needs" in capsys.readouterr().err
     assert [record["document"] for record in read(tmp_path / "out")] == [0]
@@ -450,7 +453,7 @@ def test_a_question_that_does_not_fit_the_classifier_is_left_out(folder, tmp_pat
     "options, said",
     [
         (
-            ["--patterns", "wim", "--pack", "--margin-window", "1", "--classifier", "none"],
+            ["--patterns", "wim", "--margins", "written", "--pack", "--margin-window", "1", "--classifier", "none"],
             "--pack has the model judge its own",
         ),
         (["--system", "Be brief."], "refuses a conversation of system and user (none, please)"),
@@ -488,8 +491,8 @@ def test_a_later_document_that_does_not_fit_is_refused_before_the_first(folder, 
     [
         ("model.safetensors", "--model", "has no model.safetensors and no"),
         ("model.safetensors", "--classifier", "has no model.safetensors and no"),
-        ("model.safetensors.index.json", "--model", "names gone.safetensors, which is not in the folder"),
-        ("model.safetensors/", "--model", "model.safetensors cannot be read (Is a directory)"),
+        ("model.safetensors.index.json", "--model", "names 'gone.safetensors', which is not in the folder"),
+        ("model.safetensors/", "--model", "model.safetensors is no file; check that the folder is a checkpoint"),
         ("books/b.txt/", "--text", "b.txt cannot be read (Is a directory)"),
         ("books/b.txt", "--text", "b.txt cannot be read (No such file"),
         ("corpus.json/", "--corpus", "corpus.json cannot be read (Is a directory)"),

@@ -27,7 +27,20 @@ from wim.budget import make_plan
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Rollback
 from wim.settings import Settings
 
-SMALL = ["--chunk-tokens", "60", "--margin-tokens", "8", "--answer-tokens", "7", "--device", "cpu", "--dtype", "float32"]
+SMALL = [
+    "--margins",
+    "written",
+    "--chunk-tokens",
+    "60",
+    "--margin-tokens",
+    "8",
+    "--answer-tokens",
+    "7",
+    "--device",
+    "cpu",
+    "--dtype",
+    "float32",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ ENDLESS = Path("/dev/zero")
 @pytest.mark.parametrize(
     "read",
     [
-        lambda: generate.read_input(SimpleNamespace(example=None, context=ENDLESS, query=["Who?"])),
+        lambda: generate.read_input(SimpleNamespace(example=None, context=[str(ENDLESS)], query=["Who?"])),
         lambda: generate.read_input(SimpleNamespace(example=ENDLESS, context=None, query=None)),
         lambda: generate.reading_prompts(SimpleNamespace(prompts=ENDLESS), None),
         lambda: next(read_examples(ENDLESS)),

@@ -450,7 +450,7 @@ def test_a_run_starts_from_a_checkpoint(script, folder, tmp_path, capsys):
 def test_a_checkpoint_says_how_it_was_trained_to_be_asked(script, folder, tmp_path):
     """And who trains on from it asks in the same way."""
     write_wishes(folder, tmp_path)
-    assert Wishes.of(tmp_path) == Wishes({"chunk_tokens": 256, "margin_tokens": 64}, Prompts())
+    assert Wishes.of(tmp_path) == Wishes({"chunk_tokens": 256, "margin_tokens": 64, "margins": "written"}, Prompts())
     shutil.copytree(folder, tmp_path / "start")
     changed = {"chunk_tokens": 100, "prompts": {"answer": "Now tell me. {query}"}}
     (tmp_path / "start" / WISHES).write_text(json.dumps(changed))
@@ -460,7 +460,7 @@ def test_a_checkpoint_says_how_it_was_trained_to_be_asked(script, folder, tmp_pa
     run += ["--lengths", "100-300:1", "--start-from", str(tmp_path / "start"), "--out", str(tmp_path / "out")]
     script.train(script.arguments([*run, *sizes]))
     wishes = Wishes.of(tmp_path / "out")
-    assert wishes.values == {"chunk_tokens": 100, "margin_tokens": 64}
+    assert wishes.values == {"chunk_tokens": 100, "margin_tokens": 64, "margins": "written"}
     assert wishes.prompts.answer == "Now tell me. {query}"
     grower = corpus.make_source(tmp_path / "out", None, Lengths.parse("100-250:1")).grower
     assert (grower.prompts, grower.chunk_tokens) == (wishes.prompts, 100)
