@@ -423,10 +423,10 @@ def test_ctrl_c_within_the_last_words(monkeypatch):
 @pytest.mark.parametrize(
     "when, code",
     [
-        ("import cli.start; os.kill(os.getpid(), signal.SIGINT)", 130),
+        ("import cli.start; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", 130),
         (
             "from cli.options import exit_code; from cli.start import loading_libraries\n"
-            "def work():\n  with loading_libraries(): os.kill(os.getpid(), signal.SIGINT)\n"
+            "def work():\n  with loading_libraries(): os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n"
             "exit_code(work)",
             130,
         ),
@@ -440,7 +440,7 @@ def test_ctrl_c_within_the_last_words(monkeypatch):
 )
 def test_ctrl_c_before_and_after_the_work_gives_no_traceback(when, code):
     scripts = generate.DEMO_DOCUMENT.parent
-    begin = f"import os, signal, sys; __file__ = 'generate.py'; sys.path.insert(0, {str(scripts)!r}); "
+    begin = f"import os, signal, sys, time; __file__ = 'generate.py'; sys.path.insert(0, {str(scripts)!r}); "
     begin += f"sys.argv = [{str(scripts / 'generate.py')!r}]; "
     done = subprocess.run([sys.executable, "-c", begin + when], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, "")
