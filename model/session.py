@@ -4,8 +4,8 @@ prefill    read tokens; their keys and values stay
 generate   read a prompt and continue it, token by token
 rollback   forget everything from a length on
 branch     continue several prompts from several ends of what has been read, together
-probability    how probable is one kind of reply against another, without writing it
-attention   what the tokens of a prompt look at
+attention  what the tokens of a prompt look at
+probability, without writing it, of one kind of reply against another
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from model.transformer import CausalLM
 # The most that `prefill` reads in one forward pass: bounds the memory for activations. Prompts of branches go in one pass,
 # however many they are.
 PREFILL_TOKENS = 4096
+Rows = Sequence[Sequence[int]]
 
 
 class Session:
@@ -86,7 +87,7 @@ class Session:
     def branch(
         self,
         ends: Sequence[int],
-        prompts: Sequence[Sequence[int]],
+        prompts: Rows,
         max_tokens: int,
         stop_ids: frozenset[int],
         sampler: Sampler,
@@ -105,7 +106,7 @@ class Session:
             yield [token_id if on else None for on, token_id in zip(running, token_ids, strict=True)]
 
     @torch.inference_mode()
-    def probability(self, prompts: Sequence[Sequence[int]], yes_ids: Sequence[int], no_ids: Sequence[int]) -> list[float]:
+    def probability(self, prompts: Rows, yes_ids: Sequence[int], no_ids: Sequence[int]) -> list[float]:
         """After each prompt, the probability that the next token is one of `yes_ids` rather than one of `no_ids`.
 
         The prompts are branches from everything that has been read; nothing stays.
@@ -130,13 +131,7 @@ class Session:
         return odds(checked(logits), yes_ids, no_ids).item()
 
     @torch.inference_mode()
-    def attention(
-        self,
-        ends: Sequence[int],
-        prompts: Sequence[Sequence[int]],
-        watched: Sequence[range],
-        borders: Sequence[Sequence[int]],
-    ) -> list[Tensor]:
+    def attention(self, ends: Sequence[int], prompts: Rows, watched: Sequence[range], borders: Rows) -> list[Tensor]:
         """What some tokens of each prompt look at; the prompts are branches, and nothing stays.
 
         ends: row r sees the first ends[r] positions
@@ -150,9 +145,7 @@ class Session:
         self.model(self._tensor(padded), branches)
         return branches.masses()
 
-    def _read_branches(
-        self, ends: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int
-    ) -> tuple[Tensor, Branches]:
+    def _read_branches(self, ends: Sequence[int], prompts: Rows, max_tokens: int) -> tuple[Tensor, Branches]:
         pads, padded = padded_on_the_left(prompts)
         branches = Branches(self.cache, list(ends), pads, len(padded[0]) + max_tokens)
         return checked(self.model(self._tensor(padded), branches)[:, -1]), branches
@@ -162,5 +155,5 @@ class Session:
             return self.graphs.decode(logits, context, max_tokens, sampler)
         return decode(logits, plain_step(self.model, context), max_tokens, sampler)
 
-    def _tensor(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _tensor(self, rows: Rows) -> Tensor:
         return torch.tensor([list(row) for row in rows], dtype=torch.int64, device=self.device)
