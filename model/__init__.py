@@ -3,9 +3,9 @@
 README.md says in which order to read it.
 """
 
-from importlib import import_module
+from model.lazy import from_modules
 
-# Each name is loaded from its module when it is first asked for: an error needs no torch, which takes seconds.
+# Each name is loaded from its module when it is first asked for (model/lazy.py).
 MODULES = {
     "CausalLM": "transformer",
     "InputError": "errors",
@@ -18,9 +18,4 @@ MODULES = {
     "count_parameters": "families",
 }
 __all__ = [*MODULES]
-
-
-def __getattr__(name: str) -> object:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+__getattr__ = from_modules(__name__, MODULES)

@@ -46,6 +46,11 @@ class AttentionMass(Branches):
             torch.repeat_interleave(torch.tensor(row).diff()).to(cache.storage.device)  # [0, 0, 0, 1, 1, 2, …]
             for row in borders
         ]
+        # And the positions of its watched tokens.
+        self.watched_at = [
+            torch.arange(slots.start, slots.stop, device=cache.storage.device) + end - pad
+            for slots, end, pad in zip(watched, ends, pads, strict=True)
+        ]
         self.mass: list[list[Tensor]] = [[] for _ in ends]
 
     def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
@@ -54,8 +59,8 @@ class AttentionMass(Branches):
         for row, (slots, borders) in enumerate(zip(self.watched, self.borders, strict=True)):
             watched = slice(slots.start - self.length, slots.stop - self.length)
             seen = keys[0, :, borders[0] : borders[-1]]  # (n_kv_heads, positions, head_dim)
-            at = torch.arange(slots.start, slots.stop, device=q.device) + self.ends[row] - self.pads[row]
-            probabilities = attention_probabilities(q[row, :, watched], seen, lse[row, :, watched], at, borders[0], window)
+            at, first = self.watched_at[row], borders[0]
+            probabilities = attention_probabilities(q[row, :, watched], seen, lse[row, :, watched], at, first, window)
             by_span = torch.zeros(q.shape[1], len(borders) - 1, device=q.device)
             self.mass[row].append(by_span.index_add_(1, self.span_of[row], probabilities.sum(dim=1)))
         return out, lse

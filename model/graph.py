@@ -22,7 +22,7 @@ from model.cache import KVCache, Places
 from model.decode import RowsContext, Step, decode
 from model.kernels.flash_rows import DeviceRows, FlashRows
 from model.sampling import Sampler
-from model.transformer import CausalLM, run_layer
+from model.transformer import CausalLM
 
 CAPTURE_BYTES = 2**28  # more than the intermediate results of a step take
 MAX_ROWS = 64  # of one graph
@@ -111,7 +111,7 @@ class GraphDecoder:
         return self.logits[: self.n_begun]
 
     def _step(self) -> Tensor:
-        return self.model(self.tokens, self.rows, run=getattr(self.rows, "run_layer", run_layer))[:, -1]
+        return self.model(self.tokens, self.rows, run=self.rows.run_layer)[:, -1]
 
     def _capture(self) -> None:
         # By hand, as torch.cuda.graph would give back all memory that is kept for later. Each capture has its own stream,

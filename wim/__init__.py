@@ -3,11 +3,11 @@
 This is the part to carry over to another model. README.md says in which order to read it.
 """
 
-from importlib import import_module
+from model.lazy import from_modules
 
 __version__ = "0.1.0"
 
-# Each name is loaded from its module when it is first asked for: settings need no torch, which takes seconds.
+# Each name is loaded from its module when it is first asked for (model/lazy.py).
 MODULES = {
     "Plan": "budget",
     "Prompts": "prompts",
@@ -19,9 +19,4 @@ MODULES = {
     "open_document": "reader",
 }
 __all__ = [*MODULES]
-
-
-def __getattr__(name: str) -> object:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+__getattr__ = from_modules(__name__, MODULES)

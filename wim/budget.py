@@ -63,8 +63,7 @@ class Plan:
     def capacity(self) -> int:
         """Positions of the cache: header, document, and what may follow it."""
         together = self.margin_window * self._margin_row
-        looks = 2 * min(self.look_chunks, len(self.chunks)) * self.needs.look
-        return self._read + max(self._last_prompt, self.needs.all_relevance, together, looks)
+        return self._read + max(self._last_prompt, self.needs.all_relevance, together, self._looks)
 
     @property
     def longest_verdict(self) -> int:
@@ -80,7 +79,7 @@ class Plan:
     def prompts_together(self) -> int:
         """The most tokens of prompts that one forward pass reads, those of a window's margins."""
         margins = self.margin_window * max(self.needs.margin_prompts, default=0)
-        return max(margins, self.needs.all_relevance, 2 * min(self.look_chunks, len(self.chunks)) * self.needs.look)
+        return max(margins, self.needs.all_relevance, self._looks)
 
     def margin_windows(self) -> list[list[Chunk]]:
         """The chunks whose margins are written together; these may become equally long."""
@@ -113,6 +112,11 @@ class Plan:
     @property
     def _last_prompt(self) -> int:
         return self.needs.answer + self.needs.notes
+
+    @property
+    def _looks(self) -> int:
+        """The prompts that look at some chunks together: for each chunk the question's, and an empty one's."""
+        return 2 * min(self.look_chunks, len(self.chunks)) * self.needs.look
 
     @property
     def _margin_row(self) -> int:

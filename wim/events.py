@@ -31,6 +31,11 @@ class Margin:
     probability: float | None = None
     score: float | None = None
 
+    @property
+    def certainty(self) -> float | None:
+        """The score of an underlined sentence, else the probability of the verdict."""
+        return self.probability if self.score is None else self.score
+
     @classmethod
     def on(cls, chunk: Chunk, text: str) -> Margin:
         return cls(chunk.index, chunk.start, chunk.end, text)

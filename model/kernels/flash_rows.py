@@ -16,10 +16,11 @@ of all rows; what a row does not see is left out when the pieces are merged by t
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.cache import KVCache, Places
 from model.kernels.cuda_attention import Groups, varlen_attention
+from model.transformer import Context, Rotary, run_layer
 
 SHORTEST_PIECE, LONGEST_PIECE = 512, 4096  # keys
 
@@ -55,6 +56,10 @@ class DeviceRows:
 
     def advance(self, seq_len: int) -> None:
         self.slots.add_(seq_len)
+
+    def run_layer(self, layer: nn.Module, layer_idx: int, x: Tensor, rotary: Rotary, context: Context) -> Tensor:
+        """A RunLayer (model/transformer.py): how these rows want a layer run; by default as it is written."""
+        return run_layer(layer, layer_idx, x, rotary, context)
 
     def _filled(self, values: list[int]) -> list[int]:
         return values + values[:1] * (len(self.slots) - len(values))

@@ -71,8 +71,7 @@ class Terminal:
             print(printable(" ".join(text.split("\n"))), end="", file=sys.stderr, flush=True)
 
     def _finish(self, margin: Margin) -> None:
-        sure = margin.probability if margin.score is None else margin.score
-        ending = f"  {_verdict(margin.relevant, sure)}{self._tell_rollback()}"
+        ending = f"  {_verdict(margin.relevant, margin.certainty)}{self._tell_rollback()}"
         if self.open_line == margin.chunk:
             print(ending, file=sys.stderr)
             self.open_line = None

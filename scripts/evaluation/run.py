@@ -310,7 +310,7 @@ class Asked:
         )
         judged = [
             {"chunk": margin.chunk, "text": margin.text}
-            | self._judged(margin.chunk, margin.relevant, margin.probability if margin.score is None else margin.score)
+            | self._judged(margin.chunk, margin.relevant, margin.certainty)
             | {
                 "word_for_word": same_words(margin.text, self.gold[margin.chunk]) if told else None,
                 "useful": is_useful(margin.text, self.question, told) if told else None,

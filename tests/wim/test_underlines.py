@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -48,7 +50,7 @@ def test_each_chunk_is_looked_at_from_its_own_end(folders, name):
     ask(whole)
     expected = scores(whole, QUERY, whole.plan.chunks)
     part = open_wim(folders[name], DOCUMENT, margins="underlined")
-    part.plan.__dict__["look_chunks"] = 1
+    part.plan = replace(part.plan, look_chunks=1)
     for event in part.ask(QUERY):
         if isinstance(event, ChunkRead) and event.chunk == 1:
             part.stop()
