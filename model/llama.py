@@ -33,10 +33,14 @@ class LlamaAttention(nn.Module):
         q = q.view(heads).transpose(1, 2)  # (batch, n_heads, seq_len, head_dim)
         k = k.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
         v = v.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
-        q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
+        q, k = (apply_rotary(x, *rotary) for x in self.normed(q, k))
         # KVCache.attend: stores k and v in the cache, then lets q attend to all that the cache holds.
         out = attend(q, k, v, self.options)  # (batch, n_heads, seq_len, head_dim)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (batch, seq_len, hidden_size)
+
+    def normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """For families that norm each head's queries and keys; LLaMA leaves them as they are."""
+        return q, k
 
 
 class LlamaMLP(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, tiny_model, variants
+from model_variants import VARIANT, attending_variants, random_tokens, tiny_model, variants
 
 from model import InputError, branch
 from model.branch import Branches
@@ -20,7 +20,6 @@ from model.kernels import cuda_branches
 from model.sampling import Sampler
 from model.session import Session
 
-VARIANT = {variant.name: variant for variant in VARIANTS + ODD}
 CAPACITY = 400
 CLOSE = {"rtol": 1e-4, "atol": 5e-5}
 
@@ -72,7 +71,7 @@ def test_branches_are_what_each_row_is_alone(variant, ends, lengths):
     assert replies == [alone(model, document[:end], prompt, 8) for end, prompt in zip(ends, prompts, strict=True)]
 
 
-@variants(*ATTENDING)
+@attending_variants
 @pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
 @torch.no_grad()
 def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
@@ -104,7 +103,7 @@ def test_rows_of_varying_length_in_one_call(monkeypatch, variant, ends, lengths,
     test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths)
 
 
-@variants(*ATTENDING)
+@attending_variants
 @settings(max_examples=15)
 @given(data=st.data())
 def test_any_branches_continue_as_alone(variant, data):
@@ -159,7 +158,7 @@ def test_what_does_not_fit_above_the_length_is_refused():
     assert len(list(session.branch([20, 60], [[1, 2], [3]], 18, frozenset(), Sampler()))) == 18  # to the brim
 
 
-@variants("llama", "qwen2-window", "phi3-longrope-long")
+@variants("llama", "qwen2", "phi3-longrope", "qwen3-window", "mistral", "capped")
 def test_a_probability_is_the_softmax_over_the_two_kinds_of_reply(variant):
     model, document = model_of(variant.name), random_tokens(30)
     prompts = [random_tokens(length, seed=length) for length in (9, 3, 14)]
@@ -173,6 +172,21 @@ def test_a_probability_is_the_softmax_over_the_two_kinds_of_reply(variant):
             logits = model(torch.tensor([document + prompt]))[0, -1]
         three = logits[[5, 6, 7]].softmax(-1)
         assert probability == pytest.approx((three[0] + three[1]).item(), abs=1e-4)
+
+
+@attending_variants
+def test_a_probability_rides_along_with_what_is_read(variant):
+    """In one forward pass, and both are what they are alone."""
+    model, document, prompt = model_of(variant.name), random_tokens(60), random_tokens(12, seed=1)
+    found, alone, judge = (Session(model, CAPACITY) for _ in range(3))
+    for session in (found, alone, judge):
+        session.prefill(document[:30])
+    alone.prefill(document[30:])
+    probability = found.prefill_and_probability(document[30:], judge, prompt, [5, 6], [7])
+    assert probability == pytest.approx(judge.probability([prompt], [5, 6], [7])[0], abs=1e-4)
+    assert (found.length, judge.length) == (60, 30)
+    read = (session.cache.storage[:, :, :, :60] for session in (found, alone))
+    torch.testing.assert_close(*read, **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +220,7 @@ def gpu_model(name):
     return tiny_model(VARIANT[name], CAPACITY, dtype=torch.bfloat16, device="cuda")
 
 
-GRAPHED = ["llama", "llama-mha", "llama-head-64", "llama-head-96", "llama-head-128", "qwen2", "phi3", "phi3-longrope-long"]
+GRAPHED = ["llama", "llama-mha", "llama-head-64", "llama-head-96", "llama-head-128", "qwen2", "phi3", "phi3-longrope"]
 GRAPHED += ["qwen2-window", "phi3-window"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, read, tiny_model, variants
+from model_variants import VARIANT, attending_variants, random_tokens, read, tiny_model, variants
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import KVCache
@@ -17,12 +17,11 @@ from model.session import PREFILL_TOKENS, Session
 from weights.config import read_model_config
 
 CAPACITY = 96
-MODELS = {variant.name: variant for variant in VARIANTS + ODD}
 
 
 @memoize
 def model_of(name):
-    return tiny_model(MODELS[name], CAPACITY)
+    return tiny_model(VARIANT[name], CAPACITY)
 
 
 def fresh(name, tokens):
@@ -35,7 +34,7 @@ def fresh(name, tokens):
 steps = st.one_of(st.tuples(st.just("read"), st.integers(1, 30)), st.tuples(st.just("back"), st.floats(0, 1)))
 
 
-@variants(*ATTENDING)
+@attending_variants
 @settings(max_examples=40)
 @given(history=st.lists(steps, min_size=1, max_size=12), last=st.integers(1, 20), seed=st.integers(0, 5))
 def test_after_any_history_the_next_logits_are_those_of_a_fresh_prefill(variant, history, last, seed):
@@ -57,7 +56,7 @@ def test_after_any_history_the_next_logits_are_those_of_a_fresh_prefill(variant,
     torch.testing.assert_close(read(model, cache, new), fresh(variant.name, held + new), rtol=1e-4, atol=5e-5)
 
 
-@variants(*ATTENDING)
+@attending_variants
 @settings(max_examples=30)
 @given(borders=st.sets(st.integers(1, 79), max_size=8))
 def test_any_split_gives_the_logits_of_one_shot(variant, borders):
@@ -130,7 +129,7 @@ def test_rollback_moves_a_pointer_and_no_byte():
 
 @pytest.mark.gpu
 def test_rollback_allocates_nothing_on_the_device():
-    model = tiny_model(MODELS["llama"], CAPACITY, device="cuda", dtype=torch.bfloat16)
+    model = tiny_model(VARIANT["llama"], CAPACITY, device="cuda", dtype=torch.bfloat16)
     session = Session(model, CAPACITY)
     session.prefill(random_tokens(60))
     torch.cuda.synchronize()
@@ -195,7 +194,7 @@ def test_a_position_costs_what_is_said(variant, dtype):
 
 def test_a_position_of_llama_3_1_8b_costs_128_kib():
     shapes = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
-    config = read_model_config(MODELS["llama"].full_config(**shapes))
+    config = read_model_config(VARIANT["llama"].full_config(**shapes))
     assert KVCache.bytes_per_token(config, torch.bfloat16) == 131072
 
 
