@@ -14,7 +14,8 @@ SENTENCES = ["Mary went home.", "John took 3.5 apples!", "“Why?”", "他去�
 
 def kept(*margins: tuple[str, str]) -> list[str]:
     """margins: (margin, text of its chunk)."""
-    return [note for note in without_repeats([(margin, Chunk(0, [], 0, 0, 0, 0, text)) for margin, text in margins]) if note]
+    left = without_repeats([(margin, Chunk(0, [], 0, 0, 0, 0, text)) for margin, text in margins])
+    return [note for note in left if note]
 
 
 @pytest.mark.parametrize(
