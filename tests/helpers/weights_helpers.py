@@ -54,14 +54,15 @@ QWEN2_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 # It has the model think unless told not to; then it writes an empty thought itself.
-QWEN3_TEMPLATE = (
+THINKING_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
-    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{% endif %}"
 )
 # As in the third version of the 7B: a system prompt joins the user's text.
-MISTRAL_TEMPLATE = (
+INST_TEMPLATE = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\n\n' %}"
     "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
     "{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
@@ -70,7 +71,7 @@ MISTRAL_TEMPLATE = (
     "{% else %}{{ ' ' + message.content + eos_token }}{% endif %}{% endfor %}"
 )
 # And as those with a byte-level vocabulary (Nemo) have it: no spaces.
-TEKKEN_TEMPLATE = MISTRAL_TEMPLATE.replace("[INST] ", "[INST]").replace("' ' + ", "")
+MISTRAL_TEMPLATE = INST_TEMPLATE.replace("[INST] ", "[INST]").replace("' ' + ", "")
 LLAMA_CONTROL = [
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -80,9 +81,10 @@ LLAMA_CONTROL = [
     "<|eot_id|>",
 ]
 QWEN2_CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TEKKEN_CONTROL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
-CONTROL = {"llama": LLAMA_CONTROL, "qwen2": QWEN2_CONTROL, "qwen3": QWEN2_CONTROL, "tekken": TEKKEN_CONTROL}
-TEXTS = ["llama", "phi3", "qwen2", "qwen3", "mistral", "tekken"]  # kinds of tokenizer and chat template
+MISTRAL_CONTROL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+CONTROL = {"llama": LLAMA_CONTROL, "qwen2": QWEN2_CONTROL, "thinking": QWEN2_CONTROL, "mistral": MISTRAL_CONTROL}
+# Kinds of tokenizer and chat template, and whose they are: a later Mistral's is byte-level, an earlier one's is not.
+TEXTS = {"llama": "llama", "phi3": "phi3", "qwen2": "qwen2", "thinking": "qwen3", "mistral": "mistral", "inst": "mistral"}
 PHI3_ADDED = [
     AddedToken("<|endoftext|>", special=True, normalized=False),
     *(
@@ -121,8 +123,8 @@ def tiny_config(kind: str, vocab_size: int, **changes: object) -> dict[str, obje
 @functools.cache
 def byte_level(kind: str) -> str:
     """A tokenizer.json as Llama 3.1, Qwen or a later Mistral has it, trained on the corpus."""
-    tokenizer = Tokenizer(models.BPE(ignore_merges=kind in ("llama", "tekken")))
-    if kind.startswith("qwen"):
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind in ("llama", "mistral")))
+    if kind in ("qwen2", "thinking"):
         tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -131,10 +133,10 @@ def byte_level(kind: str) -> str:
     trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_special_tokens(CONTROL[kind])
-    if kind == "qwen3":
+    if kind == "thinking":
         tokenizer.add_tokens(["<think>", "</think>"])
-    if kind in ("llama", "tekken"):
-        bos = {"llama": "<|begin_of_text|>", "tekken": "<s>"}[kind]
+    if kind in ("llama", "mistral"):
+        bos = {"llama": "<|begin_of_text|>", "mistral": "<s>"}[kind]
         template = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
         tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     return tokenizer.to_str()
@@ -185,7 +187,7 @@ def phi3_json() -> str:
 
 
 @functools.cache
-def mistral_json() -> str:
+def inst_json() -> str:
     """A tokenizer.json as the third version of Mistral-7B has it: a space before the first word of a prompt alone."""
     vocab, merges = vocab_and_merges(sentencepiece_model())
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -193,7 +195,7 @@ def mistral_json() -> str:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.add_special_tokens(TEKKEN_CONTROL)
+    tokenizer.add_special_tokens(MISTRAL_CONTROL)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
@@ -218,28 +220,27 @@ def write_tokenizer(folder: Path, kind: str, **changes: object) -> Path:
             "tokenizer_class": "LlamaTokenizer",
             "chat_template": PHI3_TEMPLATE,
         }
-    elif kind.startswith("qwen"):
+    elif kind in ("qwen2", "thinking"):
         text = byte_level(kind)
         config = {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
         config |= {"add_prefix_space": False, "tokenizer_class": "Qwen2Tokenizer"}
-        config["chat_template"] = QWEN3_TEMPLATE if kind == "qwen3" else QWEN2_TEMPLATE
-    elif kind in ("mistral", "tekken"):
-        text = mistral_json() if kind == "mistral" else byte_level(kind)
+        config["chat_template"] = THINKING_TEMPLATE if kind == "thinking" else QWEN2_TEMPLATE
+    elif kind in ("mistral", "inst"):
+        text = inst_json() if kind == "inst" else byte_level(kind)
         config = {
             "bos_token": "<s>",
             "eos_token": "</s>",
             "unk_token": "<unk>",
             "tokenizer_class": "PreTrainedTokenizerFast",
         }
-        config["chat_template"] = MISTRAL_TEMPLATE if kind == "mistral" else TEKKEN_TEMPLATE
+        config["chat_template"] = INST_TEMPLATE if kind == "inst" else MISTRAL_TEMPLATE
     else:
         text = byte_level("llama")
         config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "chat_template": LLAMA_TEMPLATE}
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     write_json(folder / "tokenizer_config.json", {**config, **changes})
-    family = "mistral" if kind == "tekken" else kind
-    write_json(folder / "config.json", tiny_config(family, Tokenizer.from_str(text).get_vocab_size()))
+    write_json(folder / "config.json", tiny_config(TEXTS.get(kind, kind), Tokenizer.from_str(text).get_vocab_size()))
     return folder
 
 
