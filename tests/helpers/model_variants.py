@@ -178,7 +178,7 @@ VARIANTS = [
     ),
     Variant("phi3-partial-default", "phi3", {"partial_rotary_factor": 0.75}, without={"partial_rotary_factor": 1.0}),
     Variant("phi3-tied", "phi3", {"tie_word_embeddings": True}),
-    Variant("qwen3", "qwen3", {"head_dim": 24}, reader={"head_dim": 16}),
+    Variant("qwen3", "qwen3", {"head_dim": 24}, reader={"head_dim": 32}),
     Variant(
         "qwen3-defaults",
         "qwen3",
