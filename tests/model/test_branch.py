@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import VARIANT, attending_variants, random_tokens, tiny_model, variants
+from model_variants import ATTENDING, VARIANT, attending_variants, random_tokens, tiny_model, variants
 
 from model import InputError, branch
 from model.branch import Branches
@@ -91,16 +91,20 @@ def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
         torch.testing.assert_close(logits[row], expected, **CLOSE)
 
 
-@variants("llama", "phi3", "qwen2", "scaled", "capped")
-@pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
-@pytest.mark.parametrize("limits", [(7, 128, 8192), (7, 3, 8192), (1, 128, 60), (4096, 128, 8192)], ids=str)
-def test_rows_of_varying_length_in_one_call(monkeypatch, variant, ends, lengths, limits):
+LIMITS = [(7, 128, 8192), (7, 3, 8192), (1, 128, 60), (4096, 128, 8192)]
+ALL_ROWS = [(VARIANT["llama"], rows, limits) for rows in ROWS for limits in LIMITS]
+
+
+@pytest.mark.parametrize(
+    "variant, rows, limits", ALL_ROWS + [(each, "unordered", LIMITS[0]) for each in ATTENDING], ids=str
+)
+def test_rows_of_varying_length_in_one_call(monkeypatch, variant, rows, limits):
     """As on a GPU, with the kernel by its definition; the prefix in pieces, as far as one of the limits lets it."""
     for name, limit in zip(("MIN_PIECE", "ENOUGH_GROUPS", "MAX_COPIES"), limits, strict=True):
         monkeypatch.setattr(cuda_branches, name, limit)
     monkeypatch.setattr(branch, "flash_serves", lambda q: True)
     monkeypatch.setattr(cuda_branches, "varlen_attention", kernels_by_definition.varlen_attention)
-    test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths)
+    test_logits_of_branches_are_those_of_each_row_alone(variant, *ROWS[rows])
 
 
 @attending_variants
