@@ -33,6 +33,7 @@ from cli.options import (
 from cli.start import clear, loading_libraries, say
 from cli.terminal import Terminal, printable
 from cli.weights_bar import WeightsBar
+from report import Recorder, check_report, write_report
 from texts import read_text
 
 from model import InputError
@@ -57,6 +58,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--example", metavar="FILE", help="a JSON file with `context`, `query` and optionally `target`")
     add("--pattern", choices=PATTERNS, default=Settings.pattern)
     add("--json", action="store_true", help="print one JSON object on stdout instead")
+    add("--report", metavar="FILE.html", help="write a page to look at, with the margins beside the document")
     add_checkpoint_options(parser)
     add_reading_options(parser, margin_window="1")
     return parser.parse_args(arguments)
@@ -102,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
+    if args.report is not None:
+        check_report(args.report)
     with loading_libraries():
         from weights.device import peak_bytes, pick_device, pick_dtype
         from wim import open_document
@@ -124,13 +128,15 @@ def run(args: argparse.Namespace) -> None:
         compiled=args.compile,
     )
     clear()
+    where, recorder = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}", Recorder(wim)
     if show:
         size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
-        where = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}"
         print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
         for sentence in wim.plan.shortages():
             print(sentence, file=sys.stderr)
-    results = [ask(wim, query, show) for query in queries]
+    results = [ask(wim, query, show, recorder) for query in queries]
+    if args.report is not None:
+        write_report(args.report, recorder, str(document), where)
     if args.json:
         runs = [result_object(query, *result) for query, result in zip(queries, results, strict=True)]
         about = {
@@ -153,7 +159,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"target: {printable(target)}", file=sys.stderr)
 
 
-def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
+def ask(wim: WiM, query: str, show: bool, recorder: Recorder) -> tuple[Done, list[ChunkJudged]]:
     """Answer one question; a first Ctrl-C stops the reading, a later one quits. Returns the end, and what `rag` judged."""
     answering, judged = False, []
 
@@ -168,7 +174,7 @@ def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
         if show:
             print(f"question: {printable(query)}", file=sys.stderr)
         terminal = Terminal(wim.plan.document_tokens) if show else None
-        for event in wim.ask(query):
+        for event in recorder.follow(query, wim.ask(query)):
             answering = isinstance(event, AnswerToken)
             if isinstance(event, ChunkJudged):
                 judged.append(event)

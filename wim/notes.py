@@ -36,10 +36,8 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
 
     def prompt(n: int) -> list[int]:
         chosen = [relevant[i] for i in sorted(ranked[:n])]
-        notes = [margin.text for margin in chosen]
-        if not plan.settings.keep_repeats:
-            notes = list(without_repeats((margin.text, plan.chunks[margin.chunk]) for margin in chosen))
-        return plan.prompts.answer_with_margins(query, notes, underlined=all(m.score is not None for m in chosen))
+        texts = [text for text in notes(plan, chosen) if text]
+        return plan.prompts.answer_with_margins(query, texts, underlined=all(m.score is not None for m in chosen))
 
     fits, too_many = 0, len(relevant) + 1
     while too_many - fits > 1:
@@ -53,13 +51,20 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
     return ids, [relevant[i] for i in sorted(ranked[fits:])]
 
 
+def notes(plan: Plan, margins: Sequence[Margin]) -> list[str]:
+    """For each margin, what the final prompt has of it; nothing where earlier ones hold all that it says."""
+    if plan.settings.keep_repeats:
+        return [margin.text for margin in margins]
+    return list(without_repeats((margin.text, plan.chunks[margin.chunk]) for margin in margins))
+
+
 def without_repeats(margins: Iterable[tuple[str, Chunk]]) -> Iterator[str]:
     """The texts of margins without the sentences that an earlier one holds word for word.
 
     margins: each with the chunk that it is about, in the order of the document
 
     A repeated sentence stays if the chunk itself says it again, or if it is shorter than SHORT. A margin of which no more
-    than such short ones is left is left out whole.
+    than such short ones is left becomes an empty text.
     """
     known: set[str] = set()
     for margin, chunk in margins:
@@ -67,8 +72,7 @@ def without_repeats(margins: Iterable[tuple[str, Chunk]]) -> Iterator[str]:
         kept = [sentence for sentence in written if sentence not in known or sentence in read or len(sentence) < SHORT]
         only_scraps = len(kept) < len(written) and all(sentence in known and sentence not in read for sentence in kept)
         known.update(written)
-        if kept and not only_scraps:
-            yield " ".join(kept)
+        yield "" if only_scraps else " ".join(kept)
 
 
 def sentences(text: str) -> list[str]:

@@ -1,0 +1,204 @@
+"""A document as HTML: where its chunks begin, what was underlined or quoted in it, and the notes beside these places.
+
+Everything of the document, the margins and the questions is data: it is escaped, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from report.recorder import Recording
+from wim.budget import Plan
+from wim.chunks import Chunk
+from wim.events import Margin
+from wim.notes import sentences
+from wim.verdict import says_nothing
+
+FOLDED_FROM = 30_000  # characters: in a longer document, what is far from every find is folded
+AROUND = 700  # characters that stay around a find
+LEAST_FOLD = 1_500  # characters: to fold less is not worth a line
+UNHELD = re.compile("[^\\n\\t -~\\xa0-\\ud7ff\\ue000-\\U0010ffff]")  # what HTML cannot hold, or UTF-8
+CODE = 0.25  # of the lines are indented: a document of code
+
+
+@dataclass
+class Place:
+    """A margin in the document.
+
+    anchor: its name in the page
+    spans: characters [start, end) of the document that it holds word for word
+    at: the character before which its note stands
+    """
+
+    margin: Margin
+    anchor: str
+    question: int
+    at: int
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+
+def places(plan: Plan, recordings: Sequence[Recording]) -> list[Place]:
+    """Where the margins of all the questions stand."""
+    found = []
+    for q, recording in enumerate(recordings, 1):
+        for m, margin in enumerate(recording.done.margins, 1):
+            chunk = plan.chunks[margin.chunk]
+            spans = [_underlined(chunk, margin)] if margin.score is not None else list(_quoted(chunk, margin.text))
+            at = spans[0][1] if spans else chunk.text_start + len(chunk.text.rstrip())
+            at += chunk.text[at - chunk.text_start :].startswith(" ")  # or that space would begin a line
+            found.append(Place(margin, f"q{q}m{m}", q, at, spans))
+    return found
+
+
+def _underlined(chunk: Chunk, margin: Margin) -> tuple[int, int]:
+    """The very sentence: its words may stand in the chunk more than once."""
+    at = 0
+    for sentence in chunk.sentences:
+        if (start := chunk.text.find(sentence.text, at)) < 0:
+            continue
+        at = start + len(sentence.text)
+        if sentence.start == margin.start:
+            return chunk.text_start + start, chunk.text_start + at
+    return chunk.text_end, chunk.text_end
+
+
+def _quoted(chunk: Chunk, text: str) -> Iterator[tuple[int, int]]:
+    """The sentences of a margin that stand in its chunk, whatever the spaces between their words."""
+    for sentence in [] if says_nothing(text) else sentences(text):
+        if match := re.search(r"\s+".join(map(re.escape, sentence.split())), chunk.text):
+            yield chunk.text_start + match.start(), chunk.text_start + match.end()
+
+
+def document_html(plan: Plan, recordings: Sequence[Recording]) -> str:
+    """The document with its chunks, marks and notes; of a long one, what is far from every find is folded."""
+    text, found = "".join(chunk.text for chunk in plan.chunks), places(plan, recordings)
+    page = _Page(text, found)
+    for chunk in plan.chunks:
+        about = f"chunk {chunk.index + 1}: tokens {chunk.start + 1:,} to {chunk.end:,}"
+        first = chunk.text_end - len(chunk.text.lstrip())
+        page.insert(
+            first, f'<b class="cut" id="c{chunk.index + 1}" title="{about}">{chunk.index + 1}</b><i class="tick"></i>'
+        )
+    for q, recording in enumerate(recordings, 1):
+        for one in recording.judged:
+            verdict = verdict_html(one.relevant, one.probability)
+            page.insert(plan.chunks[one.chunk].text_start, _note(_of([q], len(recordings)) + verdict, _yes(one.relevant)))
+    for at, html in _notes(found, len(recordings)):
+        page.insert(at, html)
+    read = set().union(*(recording.read for recording in recordings))
+    page.unread = [(chunk.text_start, chunk.text_end) for chunk in plan.chunks if chunk.index not in read]
+    parts, at = [], 0
+    for start, end in [*_open(text, plan, recordings, found), (len(text), len(text) + 1)]:
+        if at < start:
+            names = [chunk.index + 1 for chunk in plan.chunks if chunk.text_start < start and chunk.text_end > at]
+            chunks = f"chunk {names[0]}" if len(names) == 1 else f"chunks {names[0]}–{names[-1]}"
+            label = f"{chunks} · {len(text[at:start].split()):,} words"
+            parts.append(f"<details><summary>{label}</summary>{page.text(at, start)}</details>")
+        if start < len(text):
+            parts.append(page.text(start, end))
+        at = end
+    lines = [line for line in text.splitlines() if line.strip()]
+    code = sum(line[0].isspace() for line in lines) > CODE * len(lines)
+    return f'<div class="{"code" if code else "prose"}">{"".join(parts)}</div>'
+
+
+class _Page:
+    """A text, and the HTML that stands at some of its characters."""
+
+    def __init__(self, text: str, found: Sequence[Place]):
+        self.whole, self.inserted, self.unread = text, {}, []
+        self.marks = [(start, end, place.margin) for place in found for start, end in place.spans if start < end]
+
+    def insert(self, at: int, html: str) -> None:
+        self.inserted[at] = self.inserted.get(at, "") + html
+
+    def text(self, start: int, end: int) -> str:
+        """Its characters [start, end) as a block; what stands at the very end of the text goes with the last of them."""
+        borders = {*self.inserted, *(at for mark in [*self.marks, *self.unread] for at in mark[:2])}
+        cuts = [start, *sorted(at for at in borders if start < at < end), end]
+        parts = [self.inserted.get(a, "") + self._run(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        last = self.inserted.get(end, "") if end == len(self.whole) else ""
+        return f'<div class="text" dir="auto">{"".join(parts)}{last}</div>'
+
+    def _run(self, start: int, end: int) -> str:
+        """A piece without a border in it."""
+        html = text_html(self.whole[start:end])
+        margins = [margin for a, b, margin in self.marks if a <= start and end <= b]
+        scores = [margin.score for margin in margins if margin.score is not None]
+        if any(margin.relevant and margin.score is None for margin in margins):
+            html = f"<mark>{html}</mark>"
+        if scores:
+            relevant = any(margin.relevant for margin in margins if margin.score is not None)
+            html = f'<u class="{_yes(relevant)}" style="--score:{max(scores):.3f}">{html}</u>'
+        unread = any(a <= start and end <= b for a, b in self.unread)
+        return f'<span class="unread">{html}</span>' if unread else html
+
+
+def _open(text: str, plan: Plan, recordings: Sequence[Recording], found: Sequence[Place]) -> list[tuple[int, int]]:
+    """What of the document is shown unfolded: all of a short one, else what surrounds the finds."""
+    if len(text) <= FOLDED_FROM:
+        return [(0, len(text))]
+    finds = [span for place in found if place.margin.relevant for span in place.spans or [(place.at, place.at)]]
+    for recording in recordings:
+        finds += [(plan.chunks[one.chunk].text_start,) * 2 for one in recording.judged if one.relevant]
+    windows: list[tuple[int, int]] = []
+    for start, end in sorted(finds):
+        start = max(0, text.rfind("\n", 0, max(0, start - AROUND)) + 1, start - 2 * AROUND)
+        end = min(len(text), end + 2 * AROUND, text.find("\n", end + AROUND) % (len(text) + 1))
+        if windows and start - windows[-1][1] < LEAST_FOLD:
+            windows[-1] = (windows[-1][0], max(end, windows[-1][1]))
+        else:
+            windows.append((start, end))
+    return windows
+
+
+def _notes(found: Sequence[Place], n_questions: int) -> Iterator[tuple[int, str]]:
+    """The margins beside their text, each with its place. Where several say nothing about a chunk, that is said once.
+
+    An underlined sentence is not said again.
+    """
+    silent: dict[int, list[Place]] = {}
+    for place in found:
+        margin, underlined = place.margin, place.margin.score is not None
+        if not underlined and margin.certainty is None and says_nothing(margin.text):
+            silent.setdefault(place.at, []).append(place)
+            continue
+        words = "" if underlined else f"<em><bdi>{text_html(margin.text)}</bdi></em> "
+        html = _of([place.question], n_questions) + words + verdict_html(margin.relevant, margin.certainty, underlined)
+        yield place.at, _note(html, _yes(margin.relevant), place.anchor)
+    for at, those in silent.items():
+        of = _of([place.question for place in those], n_questions)
+        yield at, _note(f"{of}<em><bdi>{text_html(those[0].margin.text)}</bdi></em>", "nothing")
+
+
+def verdict_html(relevant: bool, certainty: float | None, underlined: bool = False) -> str:
+    said = "looked at" if underlined else "✓ relevant" if relevant else "✗ not relevant"
+    meter = "" if certainty is None else f'<i class="meter" style="--p:{certainty:.3f}"></i>{certainty:.2f}'
+    return f'<span class="verdict">{said}{meter}</span>'
+
+
+def text_html(text: str) -> str:
+    """Text is data: markup is shown and not obeyed, and what a page cannot hold is replaced."""
+    return escape(UNHELD.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def count(n: int, thing: str) -> str:
+    return f"{n:,} {thing}{'s' * (n != 1)}"
+
+
+def _note(html: str, kind: str, anchor: str = "") -> str:
+    name = f' id="{anchor}"' if anchor else ""
+    return f'<small class="note {kind}"{name}>{html}</small>'
+
+
+def _yes(relevant: bool) -> str:
+    return "yes" if relevant else "no"
+
+
+def _of(questions: Sequence[int], n_questions: int) -> str:
+    """Which of the questions, where there are several."""
+    named = f"Question{'s' * (len(questions) > 1)} {', '.join(map(str, questions))}"
+    return f'<span class="of">{named}</span> ' if n_questions > 1 else ""
