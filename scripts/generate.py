@@ -30,6 +30,7 @@ from cli.options import (
     reading_prompts,
     reading_settings,
 )
+from cli.sources import Place, Sources
 from cli.start import clear, loading_libraries, say
 from cli.terminal import Terminal, printable
 from cli.weights_bar import WeightsBar
@@ -134,11 +135,16 @@ def run(args: argparse.Namespace) -> None:
         print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
         for sentence in wim.plan.shortages():
             print(sentence, file=sys.stderr)
+<<<<<<< HEAD
     results = [ask(wim, query, show, recorder) for query in queries]
     if args.report is not None:
         write_report(args.report, recorder, str(document), where)
+=======
+    sources = Sources(document, wim.plan.chunks)
+    results = [ask(wim, query, sources, show) for query in queries]
+>>>>>>> screen
     if args.json:
-        runs = [result_object(query, *result) for query, result in zip(queries, results, strict=True)]
+        runs = [result_object(query, sources, *result) for query, result in zip(queries, results, strict=True)]
         about = {
             "target": target,
             "model": checkpoint.name,
@@ -159,7 +165,11 @@ def run(args: argparse.Namespace) -> None:
         print(f"target: {printable(target)}", file=sys.stderr)
 
 
+<<<<<<< HEAD
 def ask(wim: WiM, query: str, show: bool, recorder: Recorder) -> tuple[Done, list[ChunkJudged]]:
+=======
+def ask(wim: WiM, query: str, sources: Sources, show: bool) -> tuple[Done, list[ChunkJudged]]:
+>>>>>>> screen
     """Answer one question; a first Ctrl-C stops the reading, a later one quits. Returns the end, and what `rag` judged."""
     answering, judged = False, []
 
@@ -173,8 +183,13 @@ def ask(wim: WiM, query: str, show: bool, recorder: Recorder) -> tuple[Done, lis
     try:
         if show:
             print(f"question: {printable(query)}", file=sys.stderr)
+<<<<<<< HEAD
         terminal = Terminal(wim.plan.document_tokens) if show else None
         for event in recorder.follow(query, wim.ask(query)):
+=======
+        terminal = Terminal(wim.plan.document_tokens, sources) if show else None
+        for event in wim.ask(query):
+>>>>>>> screen
             answering = isinstance(event, AnswerToken)
             if isinstance(event, ChunkJudged):
                 judged.append(event)
@@ -185,12 +200,18 @@ def ask(wim: WiM, query: str, show: bool, recorder: Recorder) -> tuple[Done, lis
         signal.signal(signal.SIGINT, previous)
 
 
-def result_object(query: str, done: Done, judged: list[ChunkJudged]) -> dict:
-    verdicts = [{"chunk": one.chunk, "relevant": one.relevant, "probability": one.probability} for one in judged]
+def result_object(query: str, sources: Sources, done: Done, judged: list[ChunkJudged]) -> dict:
+    def listed(places: list[Place]) -> dict:
+        return {"sources": [place._asdict() for place in places]}
+
+    verdicts = [
+        {"chunk": one.chunk, "relevant": one.relevant, "probability": one.probability} | listed(sources.of_chunk(one.chunk))
+        for one in judged
+    ]
     return {
         "query": query,
         "answer": done.answer,
-        "margins": [asdict(margin) for margin in done.margins],
+        "margins": [asdict(margin) | listed(sources.of(margin)) for margin in done.margins],
         "left_out": [margin.chunk for margin in done.left_out],  # of the last prompt, which had no room for them
         **({"chunks": verdicts} if verdicts else {}),  # pattern `rag`
         "chunks_read": done.chunks_read,

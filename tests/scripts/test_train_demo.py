@@ -246,7 +246,7 @@ def test_training_is_inference(folder, source):
         parameter.mul_(8 if parameter.dim() == 2 else 1)  # as fresh ones, they hardly look at positions
     batch = fill_rows(functools.partial(source.tree, random.Random(3)), 1, 2048)
     tokens, _, kinds, positions, begin, start, cut = (field.long() for field in batch)
-    logits = model.lm_head(model.model(tokens, TreeContext(positions, begin, start, cut)))[0]
+    logits = model(tokens, TreeContext(positions, begin, start, cut), all_logits=True)[0]
     compared = set()
     for row, first, end in segments(batch):
         cache = KVCache(model.config, capacity=2048)
