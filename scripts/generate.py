@@ -130,19 +130,15 @@ def run(args: argparse.Namespace) -> None:
     )
     clear()
     where, recorder = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}", Recorder(wim)
+    if args.report is not None:
+        recorder.answered = lambda recorder: write_report(args.report, recorder, document, where)
     if show:
         size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
         print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
         for sentence in wim.plan.shortages():
             print(sentence, file=sys.stderr)
-<<<<<<< HEAD
-    results = [ask(wim, query, show, recorder) for query in queries]
-    if args.report is not None:
-        write_report(args.report, recorder, str(document), where)
-=======
     sources = Sources(document, wim.plan.chunks)
-    results = [ask(wim, query, sources, show) for query in queries]
->>>>>>> screen
+    results = [ask(wim, query, sources, show, recorder) for query in queries]
     if args.json:
         runs = [result_object(query, sources, *result) for query, result in zip(queries, results, strict=True)]
         about = {
@@ -165,11 +161,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"target: {printable(target)}", file=sys.stderr)
 
 
-<<<<<<< HEAD
-def ask(wim: WiM, query: str, show: bool, recorder: Recorder) -> tuple[Done, list[ChunkJudged]]:
-=======
-def ask(wim: WiM, query: str, sources: Sources, show: bool) -> tuple[Done, list[ChunkJudged]]:
->>>>>>> screen
+def ask(wim: WiM, query: str, sources: Sources, show: bool, recorder: Recorder) -> tuple[Done, list[ChunkJudged]]:
     """Answer one question; a first Ctrl-C stops the reading, a later one quits. Returns the end, and what `rag` judged."""
     answering, judged = False, []
 
@@ -183,13 +175,8 @@ def ask(wim: WiM, query: str, sources: Sources, show: bool) -> tuple[Done, list[
     try:
         if show:
             print(f"question: {printable(query)}", file=sys.stderr)
-<<<<<<< HEAD
-        terminal = Terminal(wim.plan.document_tokens) if show else None
-        for event in recorder.follow(query, wim.ask(query)):
-=======
         terminal = Terminal(wim.plan.document_tokens, sources) if show else None
-        for event in wim.ask(query):
->>>>>>> screen
+        for event in recorder.follow(query, wim.ask(query)):
             answering = isinstance(event, AnswerToken)
             if isinstance(event, ChunkJudged):
                 judged.append(event)

@@ -13,6 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from string import Template
 
+from cli.documents import Document
+from cli.sources import Sources
+
 from model.errors import InputError
 from report.passages import count, document_html, text_html
 from report.question import question_html
@@ -34,10 +37,10 @@ def check_report(path: str) -> None:
         raise InputError(f"--report {path} cannot be written ({error.strerror}); give another path.") from None
 
 
-def write_report(path: str, recorder: Recorder, document: str, model: str) -> None:
+def write_report(path: str, recorder: Recorder, document: Document, model: str) -> None:
     """Write the page, all of it or nothing: what was at `path` stays until then.
 
-    document: its name
+    document: what the recorder's questions are about
     model: its name, and what it runs on
     Raises OSError where it cannot be written.
     """
@@ -53,23 +56,24 @@ def write_report(path: str, recorder: Recorder, document: str, model: str) -> No
         raise
 
 
-def page(recorder: Recorder, document: str, model: str) -> str:
+def page(recorder: Recorder, document: Document, model: str) -> str:
     """See write_report; the questions are those that have been answered, one or more."""
     plan, recordings = recorder.wim.plan, recorder.recordings
+    sources = Sources(document, plan.chunks)
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     settings, size = plan.settings, f"{count(plan.document_tokens, 'token')} in {count(len(plan.chunks), 'chunk')}"
     margins = f", margins {settings.margins}" if settings.pattern == "wim" else ""
     how = f"Pattern {settings.pattern}{margins}; chunks of at most {count(settings.chunk_tokens, 'token')}"
-    questions = [question_html(plan, one, i, len(recordings)) for i, one in enumerate(recordings, 1)]
+    questions = [question_html(plan, one, sources, i, len(recordings)) for i, one in enumerate(recordings, 1)]
     return Template((FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
         title=text_html(f"{recordings[0].query} · Writing in the Margins"),
         style=(FOLDER / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=f"sha256-{digest}",
-        about=f"<bdi>{text_html(document)}</bdi> · {size} · {text_html(model)}",
+        about=f"<bdi>{text_html(str(document))}</bdi> · {size} · {text_html(model)}",
         questions="\n".join(questions),
         document_title="The document" if settings.pattern == "llm" else "The document, and what was noted beside it",
-        document=document_html(plan, recordings),
+        document=document_html(plan, recordings, sources),
         footer=f"{how}. Written by generate.py --report, version {__version__}. This page loads nothing from anywhere.",
     )

@@ -7,86 +7,69 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
+
+from cli.sources import Sources
 
 from report.recorder import Recording
 from wim.budget import Plan
-from wim.chunks import Chunk
 from wim.events import Margin
-from wim.notes import sentences
 from wim.verdict import says_nothing
 
 FOLDED_FROM = 30_000  # characters: in a longer document, what is far from every find is folded
 AROUND = 700  # characters that stay around a find
 LEAST_FOLD = 1_500  # characters: to fold less is not worth a line
 UNHELD = re.compile("[^\\n\\t -~\\xa0-\\ud7ff\\ue000-\\U0010ffff]")  # what HTML cannot hold, or UTF-8
+VERDICTS = {True: "✓ relevant", False: "✗ not relevant"}
 CODE = 0.25  # of the lines are indented: a document of code
 
 
 @dataclass
-class Place:
+class Spot:
     """A margin in the document.
 
     anchor: its name in the page
-    spans: characters [start, end) of the document that it holds word for word
     at: the character before which its note stands
+    spans: the characters [start, end) that it underlines or quotes; none for what the model put in words of its own
+    source: its file and lines, where the document has several files
     """
 
     margin: Margin
     anchor: str
     question: int
     at: int
-    spans: list[tuple[int, int]] = field(default_factory=list)
+    spans: list[tuple[int, int]]
+    source: str
 
 
-def places(plan: Plan, recordings: Sequence[Recording]) -> list[Place]:
+def spots(plan: Plan, recordings: Sequence[Recording], sources: Sources) -> list[Spot]:
     """Where the margins of all the questions stand."""
     found = []
     for q, recording in enumerate(recordings, 1):
         for m, margin in enumerate(recording.done.margins, 1):
             chunk = plan.chunks[margin.chunk]
-            spans = [_underlined(chunk, margin)] if margin.score is not None else list(_quoted(chunk, margin.text))
+            spans = [span for span in sources.spans(margin) if span != (chunk.text_start, chunk.text_end)]
             at = spans[0][1] if spans else chunk.text_start + len(chunk.text.rstrip())
             at += chunk.text[at - chunk.text_start :].startswith(" ")  # or that space would begin a line
-            found.append(Place(margin, f"q{q}m{m}", q, at, spans))
+            source = sources.name(margin) if len(sources.files) > 1 else ""
+            found.append(Spot(margin, f"q{q}m{m}", q, at, spans, source))
     return found
 
 
-def _underlined(chunk: Chunk, margin: Margin) -> tuple[int, int]:
-    """The very sentence: its words may stand in the chunk more than once."""
-    at = 0
-    for sentence in chunk.sentences:
-        if (start := chunk.text.find(sentence.text, at)) < 0:
-            continue
-        at = start + len(sentence.text)
-        if sentence.start == margin.start:
-            return chunk.text_start + start, chunk.text_start + at
-    return chunk.text_end, chunk.text_end
-
-
-def _quoted(chunk: Chunk, text: str) -> Iterator[tuple[int, int]]:
-    """The sentences of a margin that stand in its chunk, whatever the spaces between their words."""
-    for sentence in [] if says_nothing(text) else sentences(text):
-        if match := re.search(r"\s+".join(map(re.escape, sentence.split())), chunk.text):
-            yield chunk.text_start + match.start(), chunk.text_start + match.end()
-
-
-def document_html(plan: Plan, recordings: Sequence[Recording]) -> str:
+def document_html(plan: Plan, recordings: Sequence[Recording], sources: Sources) -> str:
     """The document with its chunks, marks and notes; of a long one, what is far from every find is folded."""
-    text, found = "".join(chunk.text for chunk in plan.chunks), places(plan, recordings)
+    text, found = sources.text, spots(plan, recordings, sources)
     page = _Page(text, found)
     for chunk in plan.chunks:
-        about = f"chunk {chunk.index + 1}: tokens {chunk.start + 1:,} to {chunk.end:,}"
-        first = chunk.text_end - len(chunk.text.lstrip())
-        page.insert(
-            first, f'<b class="cut" id="c{chunk.index + 1}" title="{about}">{chunk.index + 1}</b><i class="tick"></i>'
-        )
+        number, first = chunk.index + 1, chunk.text_end - len(chunk.text.lstrip())
+        about = f"chunk {number}: tokens {chunk.start + 1:,} to {chunk.end:,}"
+        page.insert(first, f'<b class="cut" title="{about}">{number}</b><i class="tick"></i>')
     for q, recording in enumerate(recordings, 1):
         for one in recording.judged:
-            verdict = verdict_html(one.relevant, one.probability)
+            verdict = _verdict(VERDICTS[one.relevant], one.probability)
             page.insert(plan.chunks[one.chunk].text_start, _note(_of([q], len(recordings)) + verdict, _yes(one.relevant)))
-    for at, html in _notes(found, len(recordings)):
+    for at, html in _notes(found, len(recordings), plan.settings.threshold):
         page.insert(at, html)
     read = set().union(*(recording.read for recording in recordings))
     page.unread = [(chunk.text_start, chunk.text_end) for chunk in plan.chunks if chunk.index not in read]
@@ -108,9 +91,9 @@ def document_html(plan: Plan, recordings: Sequence[Recording]) -> str:
 class _Page:
     """A text, and the HTML that stands at some of its characters."""
 
-    def __init__(self, text: str, found: Sequence[Place]):
+    def __init__(self, text: str, found: Sequence[Spot]):
         self.whole, self.inserted, self.unread = text, {}, []
-        self.marks = [(start, end, place.margin) for place in found for start, end in place.spans if start < end]
+        self.marks = [(start, end, spot.margin) for spot in found for start, end in spot.spans if start < end]
 
     def insert(self, at: int, html: str) -> None:
         self.inserted[at] = self.inserted.get(at, "") + html
@@ -137,11 +120,11 @@ class _Page:
         return f'<span class="unread">{html}</span>' if unread else html
 
 
-def _open(text: str, plan: Plan, recordings: Sequence[Recording], found: Sequence[Place]) -> list[tuple[int, int]]:
+def _open(text: str, plan: Plan, recordings: Sequence[Recording], found: Sequence[Spot]) -> list[tuple[int, int]]:
     """What of the document is shown unfolded: all of a short one, else what surrounds the finds."""
     if len(text) <= FOLDED_FROM:
         return [(0, len(text))]
-    finds = [span for place in found if place.margin.relevant for span in place.spans or [(place.at, place.at)]]
+    finds = [span for spot in found if spot.margin.relevant for span in spot.spans or [(spot.at, spot.at)]]
     for recording in recordings:
         finds += [(plan.chunks[one.chunk].text_start,) * 2 for one in recording.judged if one.relevant]
     windows: list[tuple[int, int]] = []
@@ -155,29 +138,34 @@ def _open(text: str, plan: Plan, recordings: Sequence[Recording], found: Sequenc
     return windows
 
 
-def _notes(found: Sequence[Place], n_questions: int) -> Iterator[tuple[int, str]]:
+def _notes(found: Sequence[Spot], n_questions: int, threshold: float) -> Iterator[tuple[int, str]]:
     """The margins beside their text, each with its place. Where several say nothing about a chunk, that is said once.
 
     An underlined sentence is not said again.
     """
-    silent: dict[int, list[Place]] = {}
-    for place in found:
-        margin, underlined = place.margin, place.margin.score is not None
+    silent: dict[int, list[Spot]] = {}
+    for spot in found:
+        margin, underlined = spot.margin, spot.margin.score is not None
         if not underlined and margin.certainty is None and says_nothing(margin.text):
-            silent.setdefault(place.at, []).append(place)
+            silent.setdefault(spot.at, []).append(spot)
             continue
         words = "" if underlined else f"<em><bdi>{text_html(margin.text)}</bdi></em> "
-        html = _of([place.question], n_questions) + words + verdict_html(margin.relevant, margin.certainty, underlined)
-        yield place.at, _note(html, _yes(margin.relevant), place.anchor)
+        said = "looked at" if underlined else VERDICTS[margin.relevant]
+        judged = margin.probability is not None and not underlined
+        if margin.by_hand or (judged and margin.relevant != (margin.probability >= threshold)):
+            said = "✓ by hand" if margin.relevant else "✗ by hand"
+        html = _of([spot.question], n_questions) + words + _verdict(said, margin.certainty, spot.source)
+        yield spot.at, _note(html, _yes(margin.relevant), spot.anchor)
     for at, those in silent.items():
-        of = _of([place.question for place in those], n_questions)
+        of = _of([spot.question for spot in those], n_questions)
         yield at, _note(f"{of}<em><bdi>{text_html(those[0].margin.text)}</bdi></em>", "nothing")
 
 
-def verdict_html(relevant: bool, certainty: float | None, underlined: bool = False) -> str:
-    said = "looked at" if underlined else "✓ relevant" if relevant else "✗ not relevant"
+def _verdict(said: str, certainty: float | None, source: str = "") -> str:
     meter = "" if certainty is None else f'<i class="meter" style="--p:{certainty:.3f}"></i>{certainty:.2f}'
-    return f'<span class="verdict">{said}{meter}</span>'
+    return f'<span class="verdict">{said}{meter}</span>' + (
+        f'<span class="from">{text_html(source)}</span>' if source else ""
+    )
 
 
 def text_html(text: str) -> str:

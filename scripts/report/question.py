@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from string import Template
 
+from cli.sources import Sources
+
 from report.passages import count, text_html
 from report.recorder import Recording, Step
 from report.strip import strip
@@ -43,7 +45,8 @@ LEGEND = (
 )
 
 
-def question_html(plan: Plan, recording: Recording, number: int, of: int) -> str:
+def question_html(plan: Plan, recording: Recording, sources: Sources, number: int, of: int) -> str:
+    """number: of the question, among `of` questions"""
     done, steps, capacity = recording.done, recording.steps, plan.capacity
     stopped = plan.settings.pattern != "rag" and len(recording.read) < len(plan.chunks)
     ended = f"Answered after {len(recording.read)} of {count(len(plan.chunks), 'chunk')}: the reading was stopped."
@@ -62,7 +65,7 @@ def question_html(plan: Plan, recording: Recording, number: int, of: int) -> str
         stopped=f'<p class="stopped">{ended}</p>' if stopped else "",
         phases=_phases(recording),
         made_of=_made_of(plan, recording),
-        notes=_notes(recording, number),
+        notes=_notes(recording, sources, number),
         positions=f"{capacity:,}",
         capacity=capacity,
         many="many" if len(plan.chunks) > MANY else "",
@@ -83,14 +86,15 @@ def _made_of(plan: Plan, recording: Recording) -> str:
     return f"{what}, {count(n_tokens, 'token')}{notes}, and the question."
 
 
-def _notes(recording: Recording, question: int) -> str:
+def _notes(recording: Recording, sources: Sources, question: int) -> str:
     """The lines of the final prompt, and what was relevant and is not in it; each leads to its place in the document."""
     numbers = {id(margin): number for number, margin in enumerate(recording.done.margins, 1)}
 
     def line(margin: Margin, text: str) -> str:
-        sure = "" if margin.certainty is None else f" · {margin.certainty:.2f}"
+        about = [f"chunk {margin.chunk + 1}", sources.name(margin)] if not margin.by_hand else ["by hand"]
+        about += [f"{margin.certainty:.2f}"] if margin.certainty is not None else []
         link = f'<a href="#q{question}m{numbers[id(margin)]}"><bdi>{text_html(text)}</bdi></a>'
-        return f'<li>{link} <span class="from">chunk {margin.chunk + 1}{sure}</span></li>'
+        return f'<li>{link} <span class="from">{text_html(" · ".join(about))}</span></li>'
 
     html = ""
     for title, found in (

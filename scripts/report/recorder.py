@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -64,11 +64,12 @@ class Recording:
 class Recorder:
     """What happens to the questions about one document. One that is not answered to its end leaves nothing.
 
+    answered: is called after each answer
     recordings: a Recording for each question, in the order in which they were answered
     """
 
-    def __init__(self, wim: WiM):
-        self.wim = wim
+    def __init__(self, wim: WiM, answered: Callable[[Recorder], None] | None = None):
+        self.wim, self.answered = wim, answered
         self.recordings: list[Recording] = []
 
     def follow(self, query: str, events: Iterator[Event]) -> Iterator[Event]:
@@ -78,6 +79,8 @@ class Recorder:
             tape.note(event)
             if isinstance(event, Done):
                 self.recordings.append(self._finished(tape.recording, event))
+                if self.answered is not None:
+                    self.answered(self)
             yield event
 
     def _finished(self, recording: Recording, done: Done) -> Recording:
