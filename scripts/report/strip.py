@@ -26,6 +26,16 @@ COLOURS = {
 CLASSES = {"header": "chunk", "judged": "chunk", "branch": "margin"}  # of kinds that are drawn as others are
 
 
+class Strip:
+    """What `strip` draws, as a notebook shows it."""
+
+    def __init__(self, steps: Sequence[Step], capacity: int):
+        self.steps, self.capacity = steps, capacity
+
+    def _repr_svg_(self) -> str:
+        return strip(self.steps, self.capacity)
+
+
 def strip(steps: Sequence[Step], capacity: int, *, labelled: bool = True) -> str:
     """An SVG of a recording's steps.
 
