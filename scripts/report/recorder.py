@@ -98,12 +98,14 @@ class _Tape:
 
     def __init__(self, wim: WiM, recording: Recording):
         self.wim, self.recording, self.steps = wim, recording, recording.steps
-        self.began, self.length = time.perf_counter(), wim.session.length
+        self.began, self.length = time.perf_counter(), 0
         self.branches: dict[int, Step] = {}  # by chunk
-        if ends := wim.desk.chunk_ends:  # what an earlier question had read
-            self.steps.append(Step("header", None, 0, len(wim.prompts.header), -1, 0.0, 0.0))
-            for chunk, end in enumerate(ends):
-                self.steps.append(Step("chunk", chunk, self.steps[-1].end, end, -1, 0.0, 0.0))
+        self.leftover = wim.session.length  # what an earlier question had read, and left behind that
+        if self.leftover:
+            for chunk, end in enumerate([len(wim.prompts.header), *wim.desk.chunk_ends], -1):
+                kind = ("header", None) if chunk < 0 else ("chunk", chunk)
+                self.steps.append(Step(*kind, self.length, end, -1, 0.0, 0.0))
+                self.length = end
 
     def note(self, event: Event) -> None:
         match event:
@@ -118,6 +120,8 @@ class _Tape:
                 self._write("margin", chunk)
             case AnswerToken():
                 self._write("answer", None)
+            case Rollback(old_length=old) if old == self.leftover > self.length:
+                self.leftover = 0  # before anything else happens
             case Rollback(old_length=old, new_length=new):
                 last = self.steps[-1] if self.steps else Step("rollback", None, 0, 0, -1, 0.0, 0.0)
                 # Tokens without text moved the length, too.
