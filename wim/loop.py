@@ -142,8 +142,8 @@ class WiM:
     def answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """Answer from what has been read of the document, and from margins that somebody may have edited or written.
 
-        `ask` ends in this way: the relevant margins count, and the last event is Done. Raises DoesNotFit for a question that
-        there is no room for.
+        `ask` ends in this way: the relevant margins count, and the last event is Done.
+        Raises DoesNotFit for a question that there is no room for.
         """
         self.desk.begin()
         yield from self.desk.back()
