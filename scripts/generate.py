@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
     if args.report is not None:
-        check_report(args.report)
+        check_report(args.report, args.context or [])
     if document.piped and (args.interactive or args.review):
         type_at_the_terminal()
     with loading_libraries():

@@ -18,7 +18,7 @@ for (const figure of document.querySelectorAll("figure[data-steps]")) {
       parts[i].style.width = (100 * (here - start)) / capacity + "%";
       if (row >= 0 && (i === 0 || steps[i - 1][5] !== row)) rows[row].style.opacity = t >= began ? 1 : 0.12;
     });
-    output.textContent = `${parts[done].title} · ${Math.round(length).toLocaleString("en")} of ${capacity.toLocaleString("en")}`;
+    output.textContent = `${parts[done].title} · ${Math.round(length).toLocaleString("en")}`;
   }
 
   function play(began) {

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from string import Template
@@ -25,9 +26,11 @@ from wim import __version__
 FOLDER = Path(__file__).parent
 
 
-def check_report(path: str) -> None:
-    """Raises InputError where a report could not be written in the end."""
+def check_report(path: str, read: Sequence[str] = ()) -> None:
+    """Raises InputError where a report could not be written in the end, or would replace a file that is read."""
     target = Path(os.path.realpath(path))  # a link stays one
+    if target.exists() and any(os.path.exists(file) and target.samefile(file) for file in read):
+        raise InputError(f"--report {path} is the file that the question is about; give another path.")
     if target.exists() and not target.is_file():
         raise InputError(f"--report {path} is no file; give the path of one, such as run.html.")
     try:

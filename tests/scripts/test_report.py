@@ -239,6 +239,15 @@ def test_a_path_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_document_itself_is_not_replaced(tmp_path, capsys):
+    path = tmp_path / "book.txt"
+    path.write_text(DOCUMENT, encoding="utf-8")
+    given = ["--context", str(path), "--query", QUERY, "--report", str(tmp_path / "." / "book.txt")]
+    assert generate.main(given) == 2
+    assert "is the file that the question is about" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == DOCUMENT
+
+
 def test_what_fails_leaves_the_report_of_before(folder, tmp_path, monkeypatch):
     path = tmp_path / "run.html"
     path.write_text("before")
