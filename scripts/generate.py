@@ -3,7 +3,7 @@
     python scripts/generate.py                                      the demo checkpoint and a demo document
     python scripts/generate.py --model meta-llama/Llama-3.1-8B-Instruct --context book.txt --query "Who …?"
     pdftotext paper.pdf - | python scripts/generate.py --query "What …?"
-    python scripts/generate.py --interactive                        and then a prompt, for further questions and changed notes
+    python scripts/generate.py --interactive                        further questions, and changes to the notes
 
 The answer goes to stdout, everything else to stderr. At Ctrl-C the model reads no further chunk and answers from what it
 has read; a second one, or one during the answer, quits. With --interactive each comes back to the prompt.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import cli.start  # noqa: F401  # isort: skip  (first: from here on, Ctrl-C gives no traceback)
 import argparse
 import json
+import signal
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from cli.asking import Asking
 from cli.documents import Document, read_document, read_piped
-from cli.keyboard import ctrl_c_unseen, type_at_the_terminal
+from cli.keyboard import ctrl_c_unseen, on_ctrl_c, type_at_the_terminal, unheeded
 from cli.options import (
     Parser,
     add_checkpoint_options,
@@ -174,7 +175,7 @@ def run(args: argparse.Namespace) -> None:
     answered = None if args.report is None else partial(write_report, args.report, document=document, model=where)
     asking = Asking(wim, record, answers=not args.json, through=Recorder(wim, answered).follow)
     prompt, asked = Prompt(asking, record, room), None
-    with ctrl_c_unseen():
+    with ctrl_c_unseen(), on_ctrl_c(unheeded if args.interactive else signal.default_int_handler):
         for query in queries:
             asked = asking.ask(query, returns=args.interactive, review=prompt.review if args.review else None)
         if target is not None:

@@ -84,6 +84,10 @@ def _edit_in(editor: str, text: str) -> str:
             raise InputError(f"The editor {editor!r} did not work ({error}); set EDITOR, or unset it.") from None
 
 
+def unheeded(signum: int, frame: object) -> None:
+    """What Ctrl-C does between a prompt and what runs: one that comes a moment too late must not end the session."""
+
+
 @contextmanager
 def on_ctrl_c(handler: Callable) -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, handler)

@@ -93,11 +93,12 @@ class Terminal:
         """Leave a clean last line, also where the events did not come to their end."""
         self._tell_nothing()
         self.bar.close()
-        clear()
         if self.answering and self.answers:
             print(flush=True)
-        self._end_line()
+        else:
+            clear()
         self.answering = False
+        self._end_line()
 
     def _judged(self, event: ChunkJudged) -> None:
         self._advance("reading", event.tokens)
