@@ -72,7 +72,7 @@ def question_html(plan: Plan, recording: Recording, sources: Sources, number: in
         steps=text_html(json.dumps([_numbers(step) for step in steps])),
         parts="".join(_part(step, capacity) for step in steps),
         strip=strip(steps, capacity, labelled=False),
-        legend="".join(f'<b class="{kind}"></b>{name}' for kind, name, where in LEGEND if where & kinds),
+        legend="".join(f'<span><b class="{kind}"></b>{name}</span> ' for kind, name, where in LEGEND if where & kinds),
         caption=caption,
     )
 
