@@ -34,7 +34,7 @@ def read_line(prompt: str, begun: str = "") -> str | None:
                 return input(prompt)
             if is_typed():  # what is printed goes elsewhere
                 print(prompt, end="", file=sys.stderr, flush=True)
-            line = sys.stdin.readline()
+            line = sys.stdin.readline() if sys.stdin is not None else ""
             return line.rstrip("\r\n") if line else None
         except EOFError:
             print(file=sys.stderr)
@@ -49,17 +49,23 @@ def is_typed() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def type_at_the_terminal() -> None:
-    """From here on lines come from the terminal: the standard input was the document. Raises InputError without one."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR)
-    except OSError:
-        raise InputError(
-            "The standard input was the document, and there is no terminal to type at; name the document with --context."
-        ) from None
-    os.dup2(terminal, 0)
-    os.close(terminal)
-    sys.stdin = open(0, closefd=False)
+def take_lines(piped: bool) -> None:
+    """Before the first line. Raises InputError where there is nobody to type any.
+
+    piped: the standard input was the document, so lines come from the terminal
+    """
+    if piped:
+        try:
+            terminal = os.open("/dev/tty", os.O_RDWR)
+        except OSError:
+            raise InputError(
+                "The standard input was the document, and there is no terminal to type at; name it with --context."
+            ) from None
+        os.dup2(terminal, 0)
+        os.close(terminal)
+        sys.stdin = open(0, closefd=False)
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # what is no text is no reason to end
 
 
 def edit(text: str) -> str | None:

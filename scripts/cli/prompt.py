@@ -123,8 +123,6 @@ class Prompt:
             work()
         except InputError as error:
             tell(f"error: {sentence(str(error))}")
-        except OSError as error:
-            tell(f"error: {sentence(f'{error.filename} cannot be written ({error.strerror}); give another path.')}")
 
     def _take(self, asked: Asked | None) -> None:
         self.asked = asked
@@ -181,7 +179,10 @@ class Prompt:
         path = Path(argument).expanduser()
         if path.exists() and path not in self.saved:
             raise InputError(f"The file {argument} is there already; give another path.")
-        path.write_text(self.record.json() + "\n", encoding="utf-8")
+        try:
+            path.write_text(self.record.json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{argument} cannot be written ({error.strerror}); give another path.") from None
         self.saved.add(path)
         n = len(self.record.results)
         tell(f"{n} answer{'s' * (n != 1)} saved in {argument}")
