@@ -284,8 +284,9 @@ def test_what_was_reviewed_is_what_the_answer_is_made_of(session):
     assert [margin["text"] for margin in first["margins"] if margin["relevant"]] == ["Mary is in the pond."]
 
 
-def test_leaving_the_review_answers_nothing(session):
-    code, out, err, _ = session("/quit", options=("--review", "--query", QUERY))
+@pytest.mark.parametrize("more", [[], ["--interactive"]], ids=["alone", "interactive"])
+def test_leaving_the_review_answers_nothing(session, more):
+    code, out, err, _ = session("/quit", OTHER, options=("--review", "--query", QUERY, *more))
     assert (code, out) == (130, "") and "Traceback" not in err
 
 
