@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,17 +108,11 @@ def on_ctrl_c(handler: Callable) -> Iterator[None]:
 def ctrl_c_unseen() -> Iterator[None]:
     """While the model works, a terminal does not write ^C into the line that is being drawn."""
     try:
-        import termios
-
         stream = sys.stderr.fileno()
         before = termios.tcgetattr(stream)
         if os.tcgetpgrp(stream) != os.getpgrp():  # in the background; changing the terminal would stop the process
             before = None
-    except (ImportError, AttributeError, OSError, ValueError):
-        before = None
-    except Exception as error:  # termios.error is no OSError
-        if type(error).__module__ != "termios":
-            raise
+    except (AttributeError, OSError, ValueError, termios.error):
         before = None
     if before is None:
         yield

@@ -349,6 +349,7 @@ def _control():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+@pytest.mark.skipif(keyboard.readline is None, reason="a Python without readline")
 def test_at_a_real_terminal(folder, tmp_path):
     """Ctrl-C at the prompt, history, editing on the line."""
     environment = os.environ | {
