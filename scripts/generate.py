@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from cli.asking import Asking
 from cli.documents import Document, read_document, read_piped
-from cli.keyboard import ctrl_c_unseen, on_ctrl_c, type_at_the_terminal, unheeded
+from cli.keyboard import ctrl_c_unseen, on_ctrl_c, take_lines, unheeded
 from cli.options import (
     Parser,
     add_checkpoint_options,
@@ -124,8 +124,8 @@ def run(args: argparse.Namespace) -> None:
             raise InputError("The question is empty; give a text with --query.")
     if args.report is not None:
         check_report(args.report, args.context or [])
-    if document.piped and (args.interactive or args.review):
-        type_at_the_terminal()
+    if args.interactive or args.review:
+        take_lines(document.piped)
     with loading_libraries():
         from weights.device import peak_bytes, pick_device, pick_dtype
         from wim import open_document

@@ -13,6 +13,8 @@ def check_question(plan: Plan, query: str, pattern: str) -> None:
     """Raises InputError, with the numbers, where the question's prompts do not fit what `plan` has made room for."""
     if pattern not in NEEDS:
         raise ValueError(f"There is no pattern {pattern!r}.")
+    if query in plan.queries:
+        return
     needs = NEEDS[pattern](plan.prompts, plan.classifier_prompts, [query], plan.settings, plan.chunks)
     # A plan for several patterns has room for margins, of which this one may write none.
     margin_tokens = plan.margin_tokens if needs.margin_prompts else []

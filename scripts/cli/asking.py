@@ -20,6 +20,10 @@ Review = Callable[[list[Margin]], None]
 Through = Callable[[str, Iterator[Event]], Iterator[Event]]
 
 
+class Quit(KeyboardInterrupt):
+    """Somebody wants to leave before the answer."""
+
+
 @dataclass
 class Asked:
     """A question and what has come of it so far.
@@ -53,9 +57,7 @@ class Asking:
         review: gets the margins before the answer is written
         """
         print(f"question: {printable(query)}", file=sys.stderr)
-        underlined = self.wim.settings.pattern == "wim" and self.wim.settings.margins == "underlined"
-        doing = "reading" if not self._is_read() else "looking" if underlined else "margins"
-        return self._follow(Asked(query), self.wim.ask(query), doing, returns, review)
+        return self._follow(Asked(query), self.wim.ask(query), self._doing(), returns, review)
 
     def again(self, asked: Asked) -> Asked:
         """Answer anew, from what has been read and from the margins as they are now. Ctrl-C returns."""
@@ -67,7 +69,7 @@ class Asking:
     ) -> Asked:
         wim, plan = self.wim, self.wim.plan
         chunks = 0 if wim.settings.pattern == "rag" else len(plan.chunks)
-        terminal = Terminal(plan.document_tokens, self.record.sources, doing, chunks, self.answers)
+        terminal = Terminal(self._tokens_left(), self.record.sources, doing, chunks, self.answers)
         ctrl_c, events = CtrlC(self, terminal, returns), self.through(asked.query, events)
         with on_ctrl_c(ctrl_c):
             try:
@@ -89,8 +91,8 @@ class Asking:
                         review(asked.margins)
                     if ctrl_c.stopped:
                         break
-            except KeyboardInterrupt:
-                if not returns:
+            except KeyboardInterrupt as error:
+                if not returns or isinstance(error, Quit):
                     raise
             finally:
                 events.close()
@@ -101,8 +103,23 @@ class Asking:
             print("Stopped.", file=sys.stderr)
         return asked
 
-    def _is_read(self) -> bool:
+    def is_read(self) -> bool:
+        """Whether no more of the document is going to be read."""
         return len(self.wim.desk.chunk_ends) == len(self.wim.plan.chunks) or self.wim.stopped
+
+    def _doing(self) -> str:
+        """What a question begins with."""
+        if not self.is_read():
+            return "reading"
+        return "margins" if self._writes() else "looking" if self.wim.settings.pattern == "wim" else "answering"
+
+    def _writes(self) -> bool:
+        return self.wim.settings.pattern == "wim" and self.wim.settings.margins != "underlined"
+
+    def _tokens_left(self) -> int:
+        """Of chunks that are still to be read, or to get a margin."""
+        plan, n_read = self.wim.plan, len(self.wim.desk.chunk_ends)
+        return plan.document_tokens - (plan.chunks[n_read - 1].end if n_read and not self._writes() else 0)
 
 
 class CtrlC:
@@ -123,7 +140,7 @@ class CtrlC:
         self.pressed = True
         if self.returns:
             return
-        if self.asking._is_read():
+        if self.asking.is_read():
             self.terminal.note("The document is read, and the answer follows. Ctrl-C again quits.")
         else:
             self.asking.wim.stop()

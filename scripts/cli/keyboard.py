@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def read_line(prompt: str, begun: str = "") -> str | None:
                 return input(prompt)
             if is_typed():  # what is printed goes elsewhere
                 print(prompt, end="", file=sys.stderr, flush=True)
-            line = sys.stdin.readline()
+            line = sys.stdin.readline() if sys.stdin is not None else ""
             return line.rstrip("\r\n") if line else None
         except EOFError:
             print(file=sys.stderr)
@@ -49,17 +50,23 @@ def is_typed() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def type_at_the_terminal() -> None:
-    """From here on lines come from the terminal: the standard input was the document. Raises InputError without one."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR)
-    except OSError:
-        raise InputError(
-            "The standard input was the document, and there is no terminal to type at; name the document with --context."
-        ) from None
-    os.dup2(terminal, 0)
-    os.close(terminal)
-    sys.stdin = open(0, closefd=False)
+def take_lines(piped: bool) -> None:
+    """Before the first line. Raises InputError where there is nobody to type any.
+
+    piped: the standard input was the document, so lines come from the terminal
+    """
+    if piped:
+        try:
+            terminal = os.open("/dev/tty", os.O_RDWR)
+        except OSError:
+            raise InputError(
+                "The standard input was the document, and there is no terminal to type at; name it with --context."
+            ) from None
+        os.dup2(terminal, 0)
+        os.close(terminal)
+        sys.stdin = open(0, closefd=False)
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # what is no text is no reason to end
 
 
 def edit(text: str) -> str | None:
@@ -101,17 +108,11 @@ def on_ctrl_c(handler: Callable) -> Iterator[None]:
 def ctrl_c_unseen() -> Iterator[None]:
     """While the model works, a terminal does not write ^C into the line that is being drawn."""
     try:
-        import termios
-
         stream = sys.stderr.fileno()
         before = termios.tcgetattr(stream)
         if os.tcgetpgrp(stream) != os.getpgrp():  # in the background; changing the terminal would stop the process
             before = None
-    except (ImportError, AttributeError, OSError, ValueError):
-        before = None
-    except Exception as error:  # termios.error is no OSError
-        if type(error).__module__ != "termios":
-            raise
+    except (AttributeError, OSError, ValueError, termios.error):
         before = None
     if before is None:
         yield

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
-from cli.asking import Asked, Asking
+from cli.asking import Asked, Asking, Quit
 from cli.keyboard import edit, is_typed, read_line
 from cli.options import sentence
 from cli.record import Record
@@ -90,7 +90,7 @@ class Prompt:
     def review(self, margins: list[Margin]) -> None:
         """Before an answer: the margins may be changed. An empty line, or /again, returns to have it written.
 
-        Raises KeyboardInterrupt at /quit.
+        Raises Quit, which is a KeyboardInterrupt, at /quit.
         """
         self.margins = margins
         self._list("")
@@ -99,7 +99,7 @@ class Prompt:
             if not line.startswith("/"):
                 tell("A question has its turn after this answer; /help lists the commands, Enter answers.")
             elif self._heed(line) == "quit":
-                raise KeyboardInterrupt
+                raise Quit
 
     def _line(self, prompt: str) -> str | None:
         while True:
@@ -123,8 +123,6 @@ class Prompt:
             work()
         except InputError as error:
             tell(f"error: {sentence(str(error))}")
-        except OSError as error:
-            tell(f"error: {sentence(f'{error.filename} cannot be written ({error.strerror}); give another path.')}")
 
     def _take(self, asked: Asked | None) -> None:
         self.asked = asked
@@ -181,7 +179,10 @@ class Prompt:
         path = Path(argument).expanduser()
         if path.exists() and path not in self.saved:
             raise InputError(f"The file {argument} is there already; give another path.")
-        path.write_text(self.record.json() + "\n", encoding="utf-8")
+        try:
+            path.write_text(self.record.json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{argument} cannot be written ({error.strerror}); give another path.") from None
         self.saved.add(path)
         n = len(self.record.results)
         tell(f"{n} answer{'s' * (n != 1)} saved in {argument}")

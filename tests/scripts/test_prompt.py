@@ -17,12 +17,15 @@ from pathlib import Path
 
 import pytest
 from cli import keyboard
+from cli.prompt import with_room
 from cli.terminal import Terminal
 from screen import shown
 from wim_helpers import OTHER, QUERY, document, write_reader
 
 from model import InputError
+from model.errors import DoesNotFit
 from scripts import generate
+from weights import Checkpoint
 from wim.events import AnswerToken, ChunkRead, MarginDone, Noted
 
 ROOT = Path(__file__).parents[2]
@@ -94,16 +97,25 @@ def test_a_question_that_is_too_long_gets_the_numbers_and_the_prompt_goes_on(ses
     assert re.search(r"error: The question has \d+ tokens .* needs \d+ positions and has \d+; shorten it", err)
 
 
-def test_the_room_for_questions_is_less_where_the_context_is_short(session, folder, monkeypatch):
+@pytest.mark.parametrize("limit, room", [(999, 256), (150, 128), (70, 64), (33, 32), (20, None)])
+def test_the_room_for_questions_is_less_where_the_context_is_short(limit, room):
     """A document that leaves little room is not refused for the sake of questions that nobody has asked yet."""
-    seen = []
-    monkeypatch.setattr("cli.prompt.Prompt.run", lambda self, asked: seen.append(self.question_tokens))
-    for sentences in (24, 225, 230, 260):
-        (folder / "some.txt").write_text(document(sentences), encoding="utf-8")
-        code, _, err, _ = session(context=folder / "some.txt", options=("--interactive", "--query", "Who?"))
-        seen.append(code)
-    rooms, codes = seen[:-1:2], [*seen[1:-1:2], seen[-1]]
-    assert codes == [0, 0, 0, 2] and rooms[0] == 256 and rooms == sorted(rooms, reverse=True) and rooms[-1] < 256
+    tokenizer = Checkpoint.open("demo-llama").tokenizer
+
+    def opened(queries):
+        longest = max(len(tokenizer.encode(query)) for query in queries)
+        if longest > limit:
+            raise DoesNotFit("No.")
+        return longest
+
+    own = len(tokenizer.encode(QUERY))
+    longest, found = with_room(opened, [QUERY], tokenizer)
+    assert found == (room or own) <= longest <= found + 3
+    if room is None:
+        with pytest.raises(DoesNotFit):
+            with_room(opened, [], tokenizer)
+    else:
+        assert with_room(opened, [], tokenizer) == (longest, room)
 
 
 # Margins ------------------------------------------------------------------------------------------------------------------
@@ -236,6 +248,23 @@ def test_an_editor_changes_a_margin(monkeypatch, tmp_path):
         keyboard.edit("Mary")
 
 
+def test_lines_that_are_no_text_and_no_lines_at_all(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Zo\xff?\r\nlast"), encoding="utf-8"))
+    keyboard.take_lines(piped=False)
+    assert [keyboard.read_line("> ") for _ in range(3)] == ["Zo\ufffd?", "last", None]
+    monkeypatch.setattr(sys, "stdin", None)
+    assert keyboard.read_line("> ") is None
+
+
+def test_a_piped_document_leaves_nobody_to_ask_where_there_is_no_terminal(monkeypatch):
+    def absent(*arguments):
+        raise OSError(6, "No such device or address")
+
+    monkeypatch.setattr(keyboard.os, "open", absent)
+    with pytest.raises(InputError, match="no terminal to type at; name it with --context"):
+        keyboard.take_lines(piped=True)
+
+
 # Review -------------------------------------------------------------------------------------------------------------------
 
 
@@ -255,8 +284,9 @@ def test_what_was_reviewed_is_what_the_answer_is_made_of(session):
     assert [margin["text"] for margin in first["margins"] if margin["relevant"]] == ["Mary is in the pond."]
 
 
-def test_leaving_the_review_answers_nothing(session):
-    code, out, err, _ = session("/quit", options=("--review", "--query", QUERY))
+@pytest.mark.parametrize("more", [[], ["--interactive"]], ids=["alone", "interactive"])
+def test_leaving_the_review_answers_nothing(session, more):
+    code, out, err, _ = session("/quit", OTHER, options=("--review", "--query", QUERY, *more))
     assert (code, out) == (130, "") and "Traceback" not in err
 
 
@@ -319,6 +349,7 @@ def _control():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
+@pytest.mark.skipif(keyboard.readline is None, reason="a Python without readline")
 def test_at_a_real_terminal(folder, tmp_path):
     """Ctrl-C at the prompt, history, editing on the line."""
     environment = os.environ | {
