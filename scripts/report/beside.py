@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from cli.sources import Sources
 
-from report.passages import text_html
-from wim.chunks import Chunk
+from report.passages import quoted, text_html
 from wim.events import Margin
 
 AROUND = 110  # characters that are shown around what a margin quotes
@@ -31,19 +30,15 @@ class Beside:
         words = f"<b>{text_html(margin.text)}</b>" if margin.relevant else f"<s>{text_html(margin.text)}</s>"
         verdict = "✓" if margin.relevant else "✗"
         certainty = "" if margin.certainty is None else f" {margin.certainty:.2f}"
-        passage = self._passage(self.sources.chunks[margin.chunk], margin)
-        cells = (str(margin.chunk + 1), passage, words, verdict + certainty)
+        cells = (str(margin.chunk + 1), self._passage(margin), words, verdict + certainty)
         drawn = "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells)
         return f"<tr>{drawn}</tr>"
 
-    def _passage(self, chunk: Chunk, margin: Margin) -> str:
-        """What it quotes, and some of the text before and after; nothing for what it puts in words of its own."""
-        parts = []
-        for start, end in self.sources.spans(margin):
-            if (start, end) != (chunk.text_start, chunk.text_end):
-                text = self.sources.text
-                before, after = text[max(0, start - AROUND) : start], text[end : end + AROUND]
-                # Whole words, as far as there are any.
-                before, after = before.partition(" ")[2], after.rpartition(" ")[0]
-                parts.append(f"… {text_html(before)}<ins>{text_html(text[start:end])}</ins>{text_html(after)} …")
+    def _passage(self, margin: Margin) -> str:
+        """What it quotes, and some words before and after; nothing for what it puts in words of its own."""
+        parts, text = [], self.sources.text
+        for start, end in quoted(self.sources, margin):
+            before = text[max(0, start - AROUND) : start].partition(" ")[2]
+            after = text[end : end + AROUND].rpartition(" ")[0]
+            parts.append(f"… {text_html(before)}<ins>{text_html(text[start:end])}</ins>{text_html(after)} …")
         return "<br>".join(parts)

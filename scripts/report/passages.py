@@ -31,7 +31,7 @@ class Spot:
 
     anchor: its name in the page
     at: the character before which its note stands
-    spans: the characters [start, end) that it underlines or quotes; none for what the model put in words of its own
+    spans: see `quoted`
     source: its file and lines, where the document has several files
     """
 
@@ -48,13 +48,18 @@ def spots(plan: Plan, recordings: Sequence[Recording], sources: Sources) -> list
     found = []
     for q, recording in enumerate(recordings, 1):
         for m, margin in enumerate(recording.done.margins, 1):
-            chunk = plan.chunks[margin.chunk]
-            spans = [span for span in sources.spans(margin) if span != (chunk.text_start, chunk.text_end)]
+            chunk, spans = plan.chunks[margin.chunk], quoted(sources, margin)
             at = spans[0][1] if spans else chunk.text_start + len(chunk.text.rstrip())
             at += chunk.text[at - chunk.text_start :].startswith(" ")  # or that space would begin a line
             source = sources.name(margin) if len(sources.files) > 1 else ""
             found.append(Spot(margin, f"q{q}m{m}", q, at, spans, source))
     return found
+
+
+def quoted(sources: Sources, margin: Margin) -> list[tuple[int, int]]:
+    """The characters that a margin underlines or quotes; none where it is about its chunk as a whole."""
+    chunk = sources.chunks[margin.chunk]
+    return [span for span in sources.spans(margin) if span != (chunk.text_start, chunk.text_end)]
 
 
 def document_html(plan: Plan, recordings: Sequence[Recording], sources: Sources) -> str:
@@ -146,7 +151,7 @@ def _notes(found: Sequence[Spot], n_questions: int, threshold: float) -> Iterato
     silent: dict[int, list[Spot]] = {}
     for spot in found:
         margin, underlined = spot.margin, spot.margin.score is not None
-        if not underlined and margin.certainty is None and says_nothing(margin.text):
+        if not (underlined or margin.relevant) and margin.certainty is None and says_nothing(margin.text):
             silent.setdefault(spot.at, []).append(spot)
             continue
         words = "" if underlined else f"<em><bdi>{text_html(margin.text)}</bdi></em> "
@@ -163,9 +168,8 @@ def _notes(found: Sequence[Spot], n_questions: int, threshold: float) -> Iterato
 
 def _verdict(said: str, certainty: float | None, source: str = "") -> str:
     meter = "" if certainty is None else f'<i class="meter" style="--p:{certainty:.3f}"></i>{certainty:.2f}'
-    return f'<span class="verdict">{said}{meter}</span>' + (
-        f'<span class="from">{text_html(source)}</span>' if source else ""
-    )
+    where = f'<span class="from">{text_html(source)}</span>' if source else ""
+    return f'<span class="verdict">{said}{meter}</span>{where}'
 
 
 def text_html(text: str) -> str:
