@@ -24,8 +24,9 @@ from wim import baselines, underlines, windows
 from wim.budget import Plan
 from wim.chunks import Chunk
 from wim.desk import Desk
-from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken
+from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken, Noted
 from wim.notes import last_prompt
+from wim.room import check_question
 from wim.verdict import Classifier, says_nothing
 
 
@@ -46,7 +47,9 @@ class WiM:
         """Answer a question, yielding what happens (wim/events.py); the last event is Done.
 
         pattern: another than that of the settings, so that `llm` and `wim` can share a document; the plan must allow for it
+        Raises InputError for a question that is so much longer than those of the plan that there is no room for it.
         """
+        check_question(self.plan, query, pattern or self.settings.pattern)
         self.desk.begin()
         yield from self.desk.back()  # the caller may have walked away from an earlier question midway
         match pattern or self.settings.pattern:
@@ -56,9 +59,8 @@ class WiM:
                 yield from baselines.rag(self, query)
             case "wim":
                 margins = yield from self._noting()(query)
+                yield Noted(margins)
                 yield from self._answer(query, margins)
-            case unknown:
-                raise ValueError(f"There is no pattern {unknown!r}.")
 
     def one_by_one(self, query: str) -> Generator[Event, None, list[Margin]]:
         """The paper's loop. Returns the margins on the chunks."""
@@ -141,6 +143,7 @@ class WiM:
         """Answer from what has been read of the document, and from margins that somebody may have edited or written.
 
         `ask` ends in this way: the relevant margins count, and the last event is Done.
+        Raises DoesNotFit for a question that there is no room for.
         """
         self.desk.begin()
         yield from self.desk.back()
