@@ -6,7 +6,7 @@ from functools import cache as memoize
 
 import pytest
 import torch
-from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, read, tiny_model, variants
+from model_variants import VARIANT, attending_variants, random_tokens, read, tiny_model, variants
 
 from model import KVCache
 from model.attention import attention, causal_mask
@@ -15,7 +15,6 @@ from model.branch import Branches
 from model.config import PLAIN, AttentionOptions
 from model.session import Session
 
-VARIANT = {variant.name: variant for variant in VARIANTS + ODD}
 CAPACITY = 200
 BORDERS = [[0, 3, 20], [7, 8, 30, 41], [0, 60]]
 
@@ -70,7 +69,7 @@ class Recorded:
         self.cache.advance(seq_len)
 
 
-@variants(*ATTENDING)
+@attending_variants
 @torch.no_grad()
 def test_mass_is_what_each_row_alone_looks_at(variant):
     model, document, ends = model_of(variant.name), random_tokens(60), [20, 41, 60]
