@@ -15,7 +15,9 @@ MODULES = {
     "Phi3": "phi3",
     "Qwen2": "qwen2",
     "build_model": "families",
+    "count_bytes": "families",
     "count_parameters": "families",
+    "empty_model": "families",
 }
 __all__ = [*MODULES]
 __getattr__ = from_modules(__name__, MODULES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+WEIGHTS = ("float", "int8")  # what the matrices of the layers can be kept in; see model/int8.py
+
 
 @dataclass(frozen=True)
 class RopeConfig:

@@ -122,11 +122,13 @@ def run(args: argparse.Namespace) -> None:
         dtype=dtype,
         progress=WeightsBar() if sys.stderr.isatty() else None,
         compiled=args.compile,
+        weights=args.weights,
     )
     clear()
     if show:
         size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
-        where = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}"
+        kept = " with int8 weights" if args.weights == "int8" else ""
+        where = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}{kept}"
         print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
         for sentence in wim.plan.shortages():
             print(sentence, file=sys.stderr)
@@ -139,6 +141,7 @@ def run(args: argparse.Namespace) -> None:
             "classifier": args.classifier,
             "device": str(device),
             "dtype": str(dtype).removeprefix("torch."),
+            "weights": args.weights,
             "document_tokens": wim.plan.document_tokens,
             "peak_device_bytes": peak_bytes(device),
             "settings": asdict(settings),
