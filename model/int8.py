@@ -1,23 +1,21 @@
 """Weight-only quantisation: the layers' matrices as 8-bit integers, everything that is computed as before.
 
-A decode step reads every weight once for one token, so it takes as long as the bytes of the weights take to come from memory.
-Half the bytes are nearly half the time, and half the memory. Each output row of a matrix gets one scale, so that its largest
-number becomes 127, and every number is rounded to the nearest integer:
+A decode step reads every weight once for one token, so it takes as long as these bytes take to come from memory. Half the
+bytes are half the memory, and nearly half the time. Each row of a matrix gets one scale, by which its largest number is
+127, and every number is rounded to the nearest integer:
 
     scale_i = max_j |w_ij| / 127        q_ij = round(w_ij / scale_i)        w_ij = scale_i * q_ij + error_ij
 
-    |error_ij| <= scale_i / 2           so at most 1/254 of the row's largest number
+    |error_ij| <= scale_i / 2           at most 1/254 of the row's largest number
 
-Since a row has one scale, it can be applied after the sum, and the product itself is with integers:
+A row is one output, so its scale can wait until after the sum:
 
-    y_i = sum_j w_ij x_j  ~  scale_i * sum_j q_ij x_j
+    y_i  =  sum_j w_ij x_j  ~  scale_i * sum_j q_ij x_j
 
-Activations stay what they are: a few of their channels are a hundred times larger than the others, and one scale for all would
-round those others away (LLM.int8, arXiv 2208.07339). Weights have no such channels, to first approximation. gpt-fast
-(github.com/meta-pytorch/gpt-fast) quantises weights like this too. What it costs in quality stands in scripts/README.md.
-
-Embedding, norms and head stay as they are: the first two are looked up or tiny, and rounding the head was measured to move the
-probabilities of the next token directly.
+Activations stay floats: a few of their channels are a hundred times larger than the others, and one scale for all would
+round the others away (LLM.int8, arXiv 2208.07339). gpt-fast (github.com/meta-pytorch/gpt-fast) quantises like this, too.
+Norms are small; the embedding is read by rows; and the head stays, since rounding it changes every probability directly.
+scripts/README.md says what was measured of all this.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def expanded(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.mul(weight, scale[:, None], out=torch.empty(weight.shape, dtype=dtype, device=weight.device))
 
 
-# An operator, so that torch.compile takes it as it is. Not by torch.library.custom_op, which imports the compiler when it is
-# first called.
+# An operator, so that torch.compile takes it as it is. Not by torch.library.custom_op, which imports the compiler at the
+# first call.
 library = torch.library.Library("writing_in_the_margins", "FRAGMENT")
 library.define("int8_rows(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
 

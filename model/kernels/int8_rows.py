@@ -1,7 +1,7 @@
 """A few rows times an int8 matrix, at the memory's speed, by a kernel in triton.
 
-Each thread block reads some rows of the matrix once, whatever the number of rows of `x`, turns them into floats in registers
-and adds up in float32. One row is summed up as it comes; several rows go to the tensor cores, which want at least 16.
+Each thread block reads some rows of the matrix once, whatever the number of rows of `x`, turns them into floats in its
+registers and adds up in float32. One row is summed up as it comes; several go to the tensor cores, which want at least 16.
 
 This module imports triton: import it only on CUDA.
 """
