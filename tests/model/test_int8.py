@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import kernels_by_definition  # noqa: F401  (the operator, on a CPU)
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from model import CausalLM, KVCache, build_model, count_bytes, empty_model
 from model.errors import InputError
 from model.int8 import Int8Linear, quantise, use_int8
 from model.kernels import int8_product
+from model.kernels.gemv import GemvMode
 from model.kernels.int8_product import int8_linear
 from model.session import Session
 from weights.config import read_model_config
@@ -119,6 +121,31 @@ def test_what_it_takes_is_known_beforehand(variant, dtype):
     assert 0.8 * in_layers * (dtype.itemsize - 1) < saved < in_layers * (dtype.itemsize - 1)
     with pytest.raises(InputError, match="weights is 'int4'; choose one of: float, int8"):
         empty_model(config, dtype, "int4")
+
+
+@variants("llama", "qwen2", "phi3", "llama-biases")
+@torch.inference_mode()
+def test_compiled_steps_sum_up_rows_of_integers(monkeypatch, variant):
+    """As they are with floats (model/kernels/gemv.py): no matrix is expanded, and gate and up become two sums."""
+    monkeypatch.setattr(int8_product, "ROW_KERNELS", ("cpu",))
+    model = quantised(random_model(variant.full_config(intermediate_size=160), torch.bfloat16))
+    model.fuse_weights()
+    x, nodes = torch.randn(1, 1, 64).bfloat16(), []
+
+    def backend(graph, inputs):
+        graph.graph.eliminate_dead_code()
+        nodes.extend((str(node.target), node) for node in graph.graph.nodes if node.op.startswith("call"))
+        return graph
+
+    def mlp(x):
+        with GemvMode():
+            return model.model.layers[0].mlp(x)
+
+    found = torch.compile(mlp, backend=backend, fullgraph=True)(x)
+    names = [name for name, _ in nodes]
+    assert sum("gemv" in name for name in names) == 1 and names.count("sum") == 2
+    assert not any("int8_rows" in name or "linear" in name for name in names)
+    torch.testing.assert_close(found, model.model.layers[0].mlp(x), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.gpu
