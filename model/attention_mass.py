@@ -18,6 +18,8 @@ from torch import Tensor
 
 from model.branch import Branches
 from model.cache import KVCache
+from model.config import AttentionOptions
+from model.kernels.merge import Part
 
 
 class AttentionMass(Branches):
@@ -53,14 +55,14 @@ class AttentionMass(Branches):
         ]
         self.mass: list[list[Tensor]] = [[] for _ in ends]
 
-    def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-        out, lse = super().attend_with_lse(layer_idx, q, k, v, window)
+    def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Part:
+        out, lse = super().attend_with_lse(layer_idx, q, k, v, options)
         keys = self.cache.layer(layer_idx)[0]
         for row, (slots, borders) in enumerate(zip(self.watched, self.borders, strict=True)):
             watched = slice(slots.start - self.length, slots.stop - self.length)
             seen = keys[0, :, borders[0] : borders[-1]]  # (n_kv_heads, positions, head_dim)
             at, first = self.watched_at[row], borders[0]
-            probabilities = attention_probabilities(q[row, :, watched], seen, lse[row, :, watched], at, first, window)
+            probabilities = attention_probabilities(q[row, :, watched], seen, lse[row, :, watched], at, first, options)
             by_span = torch.zeros(q.shape[1], len(borders) - 1, device=q.device)
             self.mass[row].append(by_span.index_add_(1, self.span_of[row], probabilities.sum(dim=1)))
         return out, lse
@@ -71,7 +73,7 @@ class AttentionMass(Branches):
 
 
 def attention_probabilities(
-    q: Tensor, keys: Tensor, lse: Tensor, positions: Tensor, first: int, window: int | None
+    q: Tensor, keys: Tensor, lse: Tensor, positions: Tensor, first: int, options: AttentionOptions
 ) -> Tensor:
     """Softmax probabilities of some keys, where the log-sum-exp over all keys is known.
 
@@ -82,10 +84,11 @@ def attention_probabilities(
     n_kv_heads, n_keys, head_dim = keys.shape
     # In float32, as inside of the kernels: keys with large biases (Qwen2) make scores that bfloat16 rounds by whole units.
     grouped = q.float().unflatten(0, (n_kv_heads, -1))  # (n_kv_heads, group, n_queries, head_dim)
-    scores = (grouped @ keys.float()[:, None].transpose(-1, -2)).flatten(0, 1) * head_dim**-0.5
-    if window is not None:
+    products = (grouped @ keys.float()[:, None].transpose(-1, -2)).flatten(0, 1)
+    scores = options.scores(products, head_dim)
+    if options.window is not None:
         key_at = torch.arange(first, first + n_keys, device=q.device)
-        scores = scores.masked_fill(key_at <= positions[:, None] - window, float("-inf"))
+        scores = scores.masked_fill(key_at <= positions[:, None] - options.window, float("-inf"))
     return (scores - lse.unsqueeze(-1)).exp()
 
 

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from model.attention import causal_mask
 from model.cache import KVCache, Places
+from model.config import PLAIN, AttentionOptions
 from model.kernels.cuda_attention import flash_serves
 from model.kernels.cuda_branches import VarlenRows
 from model.kernels.merge import Part, merge
-from model.kernels.part import part_attention
+from model.kernels.part import hiding, part_attention
 
 
 class Branches:
@@ -52,11 +53,11 @@ class Branches:
         # Pads stand anywhere; nobody sees them.
         return ((self.prefix_ends - self.first_slots)[:, None] + slots).clamp(min=0)
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = PLAIN) -> Tensor:
         """As KVCache.attend, with batch = rows. The first call brings the prompts, later ones a token each."""
-        return self.attend_with_lse(layer_idx, q, k, v, window)[0]
+        return self.attend_with_lse(layer_idx, q, k, v, options)[0]
 
-    def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Part:
+    def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Part:
         """The same with the log-sum-exp of the scores, (rows, n_heads, seq_len) float32.
 
         There are three ways to the same result. FlashAttention takes all rows as groups of their own lengths
@@ -68,17 +69,17 @@ class Branches:
         own[0, :, :, start:] = k
         own[1, :, :, start:] = v
         prefix = self.cache.layer(layer_idx)  # (2, 1, n_kv_heads, capacity, head_dim)
-        if window is None and flash_serves(q):
+        if options.window is None and options.soft_cap is None and flash_serves(q):
             keys, values = prefix[:, 0]
-            over_prefix = self._varlen.over_prefix(q, keys, values)
-            return merge(over_prefix, self._varlen.over_own(q, keys, values, end))
-        if window is None and q.shape[2] == 1:
-            return merge(self._masked_prefix(q, *prefix), self._masked_own(q, own))
+            over_prefix = self._varlen.over_prefix(q, keys, values, options.scale)
+            return merge(over_prefix, self._varlen.over_own(q, keys, values, end, options.scale))
+        if options.window is None and q.shape[2] == 1:
+            return merge(self._masked_prefix(q, *prefix, options), self._masked_own(q, own, options))
         out, lse = torch.zeros_like(q), torch.zeros(q.shape[:3], device=q.device)
         for row, (n_prefix, pad) in enumerate(zip(self.ends, self.pads, strict=True)):
             skip = max(pad - start, 0)
             seen = prefix[:, :, :, :n_prefix], own[:, row : row + 1, :, pad:]
-            out[row, :, skip:], lse[row, :, skip:] = _row_attention(q[row : row + 1, :, skip:], *seen, window)
+            out[row, :, skip:], lse[row, :, skip:] = _row_attention(q[row : row + 1, :, skip:], *seen, options)
         return out, lse
 
     def advance(self, seq_len: int) -> None:
@@ -96,50 +97,45 @@ class Branches:
 
     # What `_row_attention` does row by row, for all rows in one call: over the prefix, and over the rows' own tokens.
 
-    def _masked_prefix(self, q: Tensor, keys: Tensor, values: Tensor) -> Part:
+    def _masked_prefix(self, q: Tensor, keys: Tensor, values: Tensor, options: AttentionOptions) -> Part:
         """One query a row: side by side they are the queries of one sequence, and each key is read once for all."""
         keys, values = keys[:, :, : self.longest], values[:, :, : self.longest]
-        out, lse = part_attention(q.transpose(0, 2), keys, values, causal=False, bias=self._prefix_bias)
+        out, lse = part_attention(q.transpose(0, 2), keys, values, False, self._prefix_bias, options)
         out, lse = out.transpose(0, 2), lse.transpose(0, 2)
         if 0 in self.ends:  # kernels differ in what they say of no keys; the sum over nothing is exp(-inf)
             lse = lse.masked_fill((self.prefix_ends == 0)[:, None, None], float("-inf"))
         return out, lse
 
-    def _masked_own(self, q: Tensor, own: Tensor) -> Part:
+    def _masked_own(self, q: Tensor, own: Tensor, options: AttentionOptions) -> Part:
         bias = self._own_bias[..., : own.shape[3]] if any(self.pads) else None
-        return part_attention(q, *own, causal=False, bias=bias)
+        return part_attention(q, *own, False, bias, options)
 
     @cached_property
     def _prefix_bias(self) -> Tensor:
         """(rows, length of the longest prefix): hides from each row what lies past its end."""
         keys = torch.arange(self.longest, device=self.prefix_ends.device)
-        return self._hide(keys >= self.prefix_ends[:, None])
+        return hiding(keys >= self.prefix_ends[:, None], self.storage.dtype)
 
     @cached_property
     def _own_bias(self) -> Tensor:
         """(rows, 1, 1, capacity): hides the pads."""
         slots = torch.arange(self.capacity, device=self.first_slots.device)
-        return self._hide(slots < self.first_slots[:, None])[:, None, None]
-
-    def _hide(self, hidden: Tensor) -> Tensor:
-        """What is added to the scores so that some keys are not seen."""
-        return torch.zeros_like(hidden, dtype=self.storage.dtype).masked_fill(hidden, float("-inf"))
+        return hiding(slots < self.first_slots[:, None], self.storage.dtype)[:, None, None]
 
 
-def _row_attention(q: Tensor, prefix: Tensor, own: Tensor, window: int | None) -> Part:
+def _row_attention(q: Tensor, prefix: Tensor, own: Tensor, options: AttentionOptions) -> Part:
     """One row's queries over the prefix and over its own tokens, the last of which are those of the queries.
 
     q: (1, n_heads, n_queries, head_dim); prefix, own: keys and values, (2, 1, n_kv_heads, n_keys, head_dim)
     """
-    n_queries, n_prefix = q.shape[2], prefix.shape[3]
+    n_queries, n_prefix, window = q.shape[2], prefix.shape[3], options.window
     if window is not None and window < n_prefix + own.shape[3]:
         near = prefix[:, :, :, max(0, n_prefix - window + 1) :]  # the first query sees one less of it than its window
         keys, values = torch.cat((near, own), dim=3)
-        hidden = ~causal_mask(n_queries, keys.shape[2], window, q.device)
-        bias = torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, float("-inf"))
-        return part_attention(q, keys, values, causal=False, bias=bias)
-    of_own = part_attention(q, *own, causal=n_queries > 1)
-    return merge(part_attention(q, *prefix, causal=False), of_own) if n_prefix else of_own
+        bias = hiding(~causal_mask(n_queries, keys.shape[2], window, q.device), q.dtype)
+        return part_attention(q, keys, values, False, bias, options)
+    of_own = part_attention(q, *own, causal=n_queries > 1, options=options)
+    return merge(part_attention(q, *prefix, causal=False, options=options), of_own) if n_prefix else of_own
 
 
 def padded_on_the_left(prompts: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:

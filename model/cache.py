@@ -21,8 +21,8 @@ nothing needs to be restored. The next token takes the position `length`, as if 
 Who may do what. Only `advance` and `rollback` move the pointer. Nothing is ever written below `length`. Three write above
 it, and each reads there only what it wrote itself: `attend`, before `advance` moves the pointer; branches
 (model/branch.py), whose rows stay above it; and captured decode steps (model/graph.py), which may be ahead of it. What is
-free must still be finite numbers, as zeros and stale keys are: compiled decode steps (model/kernels/flex_rows.py) read
-whole blocks of keys before their mask hides some, and NaN times zero is NaN.
+free must still be finite numbers, as zeros and stale keys are: compiled decode steps (model/kernels/flex_rows.py), and
+captured ones with a soft cap, read keys before their mask hides them, and NaN times zero is NaN.
 
 A layer with a sliding window keeps all its keys too. A window that had dropped old keys could not be rolled back: after a
 margin, the chunk before it would be gone.
@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from model.attention import causal_attention
-from model.config import ModelConfig
+from model.config import PLAIN, AttentionOptions, ModelConfig
 
 
 class Places(NamedTuple):
@@ -101,7 +101,7 @@ class KVCache:
             )
         return torch.arange(self.length, self.length + seq_len, device=self.storage.device).unsqueeze(0)
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = PLAIN) -> Tensor:
         """Store the new keys and values of one layer from position `length` on and attend to everything up to them.
 
         q: (1, n_heads, seq_len, head_dim); k, v: (1, n_kv_heads, seq_len, head_dim), both already rotated.
@@ -111,7 +111,7 @@ class KVCache:
         keys, values = self.layer(layer_idx, end)  # views: (1, n_kv_heads, end, head_dim)
         keys[:, :, self.length :] = k
         values[:, :, self.length :] = v
-        return causal_attention(q, keys, values, window)
+        return causal_attention(q, keys, values, options)
 
     def advance(self, seq_len: int) -> None:
         """Move the pointer over `seq_len` tokens whose keys and values every layer has stored."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = ("float", "int8")  # what the matrices of the layers can be kept in; see model/int8.py
 
@@ -24,6 +27,31 @@ class RopeConfig:
     rotary_dim: int
     original_max_position_embeddings: int
     parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """How the attention of a layer is special. A layer makes one of its configuration and hands it to `attend`.
+
+    window: how many positions a query sees, its own included; None for all of them
+    soft_cap: scores are kept within ±soft_cap (Gemma 2, arXiv 2408.00118, section 2); None for as they are
+    scale: what queries times keys are multiplied by; None for head_dim ** -0.5
+    """
+
+    window: int | None = None
+    soft_cap: float | None = None
+    scale: float | None = None
+
+    def scores(self, products: Tensor, head_dim: int) -> Tensor:
+        """What the softmax is taken of. products: q k^T, of any shape"""
+        return self.capped(products * (head_dim**-0.5 if self.scale is None else self.scale))
+
+    def capped(self, scores: Tensor) -> Tensor:
+        """The same scores, or soft_cap * tanh(scores / soft_cap)."""
+        return scores if self.soft_cap is None else self.soft_cap * (scores / self.soft_cap).tanh()
+
+
+PLAIN = AttentionOptions()
 
 
 @dataclass(frozen=True)

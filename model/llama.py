@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import ModelConfig
+from model.config import AttentionOptions, ModelConfig
 from model.kernels.fused_linears import FusedLinears
 from model.rotary import apply_rotary
 from model.transformer import Attend, CausalLM, Rotary
@@ -18,7 +18,7 @@ from model.transformer import Attend, CausalLM, Rotary
 class LlamaAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
-        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer_idx]
+        self.head_dim, self.options = config.head_dim, AttentionOptions(config.sliding_windows[layer_idx])
         n_q, n_kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, n_q, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.hidden_size, n_kv, bias=config.attention_bias)
@@ -35,11 +35,13 @@ class LlamaAttention(nn.Module):
         v = v.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
         q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         # KVCache.attend: stores k and v in the cache, then lets q attend to all that the cache holds.
-        out = attend(q, k, v, self.window)  # (batch, n_heads, seq_len, head_dim)
+        out = attend(q, k, v, self.options)  # (batch, n_heads, seq_len, head_dim)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (batch, seq_len, hidden_size)
 
 
 class LlamaMLP(nn.Module):
+    activation = staticmethod(F.silu)
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
@@ -49,18 +51,19 @@ class LlamaMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x)  # each (batch, seq_len, intermediate_size)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(self.activation(gate) * up)
 
 
 class LlamaLayer(nn.Module):
     attention_type: type[nn.Module] = LlamaAttention
     mlp_type: type[nn.Module] = LlamaMLP
+    norm_type: type[nn.Module] = nn.RMSNorm
 
     def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = self.norm_type(config.hidden_size, eps=config.rms_norm_eps)
         self.self_attn = self.attention_type(config, layer_idx)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = self.norm_type(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = self.mlp_type(config)
 
     def forward(self, x: Tensor, rotary: Rotary, attend: Attend) -> Tensor:

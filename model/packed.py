@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.config import PLAIN, AttentionOptions
 from model.transformer import Context
 
 
@@ -25,11 +26,11 @@ class Packed:
     def positions(self, seq_len: int) -> Tensor:
         return torch.cat((self.first.positions(self.n_first), self.second.positions(seq_len - self.n_first)), dim=1)
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = PLAIN) -> Tensor:
         sizes = (self.n_first, q.shape[2] - self.n_first)
         groups = zip(*(x.split(sizes, dim=2) for x in (q, k, v)), strict=True)
         caches = (self.first, self.second)
-        return torch.cat([cache.attend(layer_idx, *qkv, window) for cache, qkv in zip(caches, groups, strict=True)], dim=2)
+        return torch.cat([cache.attend(layer_idx, *qkv, options) for cache, qkv in zip(caches, groups, strict=True)], dim=2)
 
     def advance(self, seq_len: int) -> None:
         self.first.advance(self.n_first)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from model.config import ModelConfig
+from model.config import AttentionOptions, ModelConfig
 from model.kernels.fused_linears import FusedLinears
 from model.llama import LlamaAttention, LlamaLayer, LlamaMLP
 from model.transformer import CausalLM
@@ -17,7 +17,7 @@ from model.transformer import CausalLM
 class Phi3Attention(LlamaAttention):
     def __init__(self, config: ModelConfig, layer_idx: int):
         nn.Module.__init__(self)  # other matrices than LLaMA's
-        self.head_dim, self.window = config.head_dim, config.sliding_windows[layer_idx]
+        self.head_dim, self.options = config.head_dim, AttentionOptions(config.sliding_windows[layer_idx])
         n_q, n_kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self.sizes = (n_q, n_kv, n_kv)
         self.qkv_proj = nn.Linear(config.hidden_size, sum(self.sizes), bias=False)

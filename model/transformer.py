@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import causal_attention
-from model.config import ModelConfig
+from model.config import AttentionOptions, ModelConfig
 from model.kernels.cuda_attention import expect_much
 from model.rotary import RotaryEmbedding
 
-# What a layer is handed: (q, k, v, window) -> attention output, all (batch, heads, seq_len, head_dim).
-Attend = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
+# What a layer is handed: (q, k, v, options) -> attention output, all (batch, heads, seq_len, head_dim).
+Attend = Callable[[Tensor, Tensor, Tensor, AttentionOptions], Tensor]
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, each (batch, 1, seq_len, rotary_dim)
 
 
@@ -28,7 +28,7 @@ class Context(Protocol):
 
     def positions(self, seq_len: int) -> Tensor: ...
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor: ...
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor: ...
 
     def advance(self, seq_len: int) -> None: ...
 
@@ -42,8 +42,8 @@ class NoCache:
     def positions(self, seq_len: int) -> Tensor:
         return torch.arange(seq_len, device=self.device).unsqueeze(0)
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        return causal_attention(q, k, v, window)
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
+        return causal_attention(q, k, v, options)
 
     def advance(self, seq_len: int) -> None:
         pass
@@ -59,7 +59,10 @@ def run_layer(layer: nn.Module, layer_idx: int, x: Tensor, rotary: Rotary, conte
 
 
 class Transformer(nn.Module):
-    """Embedding, layers and final norm. `layer_type(config, layer_idx)` builds one layer."""
+    """Embedding, layers and final norm.
+
+    layer_type: makes a layer of (config, layer_idx), and names the norm of the family, `norm_type`
+    """
 
     def __init__(self, config: ModelConfig, layer_type: type[nn.Module]):
         super().__init__()
@@ -67,14 +70,13 @@ class Transformer(nn.Module):
         weight = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=weight)
         self.layers = nn.ModuleList(layer_type(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = layer_type.norm_type(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary = RotaryEmbedding(config.rope, config.max_position_embeddings)
 
-    def forward(self, token_ids: Tensor, context: Context, run: RunLayer = run_layer) -> Tensor:
-        """token_ids: (batch, seq_len) int64. Returns hidden states, (batch, seq_len, hidden_size)."""
-        seq_len = token_ids.shape[1]
+    def forward(self, x: Tensor, context: Context, run: RunLayer = run_layer) -> Tensor:
+        """x: the tokens' embeddings. Returns hidden states. Both are (batch, seq_len, hidden_size)."""
+        seq_len = x.shape[1]
         positions = context.positions(seq_len)  # (batch, seq_len), or (1, seq_len) for all rows alike
-        x = self.embed_tokens(token_ids)  # (batch, seq_len, hidden_size)
         rotary = self.rotary(positions, x.dtype)
         for layer_idx, layer in enumerate(self.layers):
             x = run(layer, layer_idx, x, rotary, context)
@@ -83,7 +85,11 @@ class Transformer(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """A transformer and the head that turns hidden states into logits. Subclasses name their layer."""
+    """A transformer and the head that turns hidden states into logits.
+
+    Subclasses name their layer. One that scales its embeddings or caps its logits says so in `embed` and `logits`: reading,
+    decoding and training go through them.
+    """
 
     layer_type: type[nn.Module]
 
@@ -115,9 +121,17 @@ class CausalLM(nn.Module):
         """
         if run is None:
             run = compiled_layers() if self.compiled else run_layer
-        x = self.model(token_ids, context if context is not None else NoCache(token_ids.device), run)
+        x = self.model(self.embed(token_ids), context if context is not None else NoCache(token_ids.device), run)
         # Next to each other, rows of a batch are one product; else the matrix is read for each.
-        return self.lm_head(x if all_logits else x[:, -1:].contiguous())
+        return self.logits(x if all_logits else x[:, -1:].contiguous())
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """What the first layer reads: (batch, seq_len) to (batch, seq_len, hidden_size)."""
+        return self.model.embed_tokens(token_ids)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the last hidden states say of the next token: (batch, n, hidden_size) to (batch, n, vocab_size)."""
+        return self.lm_head(x)
 
     def set_max_length(self, length: int) -> None:
         """Say how many positions the run will use at most; see RotaryEmbedding for what depends on it."""

@@ -30,6 +30,7 @@ from cli.options import (
     reading_prompts,
     reading_settings,
 )
+from cli.sources import Place, Sources
 from cli.start import clear, loading_libraries, say
 from cli.terminal import Terminal, printable
 from cli.weights_bar import WeightsBar
@@ -132,9 +133,10 @@ def run(args: argparse.Namespace) -> None:
         print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
         for sentence in wim.plan.shortages():
             print(sentence, file=sys.stderr)
-    results = [ask(wim, query, show) for query in queries]
+    sources = Sources(document, wim.plan.chunks)
+    results = [ask(wim, query, sources, show) for query in queries]
     if args.json:
-        runs = [result_object(query, *result) for query, result in zip(queries, results, strict=True)]
+        runs = [result_object(query, sources, *result) for query, result in zip(queries, results, strict=True)]
         about = {
             "target": target,
             "model": checkpoint.name,
@@ -156,7 +158,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"target: {printable(target)}", file=sys.stderr)
 
 
-def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
+def ask(wim: WiM, query: str, sources: Sources, show: bool) -> tuple[Done, list[ChunkJudged]]:
     """Answer one question; a first Ctrl-C stops the reading, a later one quits. Returns the end, and what `rag` judged."""
     answering, judged = False, []
 
@@ -170,7 +172,7 @@ def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
     try:
         if show:
             print(f"question: {printable(query)}", file=sys.stderr)
-        terminal = Terminal(wim.plan.document_tokens) if show else None
+        terminal = Terminal(wim.plan.document_tokens, sources) if show else None
         for event in wim.ask(query):
             answering = isinstance(event, AnswerToken)
             if isinstance(event, ChunkJudged):
@@ -182,12 +184,18 @@ def ask(wim: WiM, query: str, show: bool) -> tuple[Done, list[ChunkJudged]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def result_object(query: str, done: Done, judged: list[ChunkJudged]) -> dict:
-    verdicts = [{"chunk": one.chunk, "relevant": one.relevant, "probability": one.probability} for one in judged]
+def result_object(query: str, sources: Sources, done: Done, judged: list[ChunkJudged]) -> dict:
+    def listed(places: list[Place]) -> dict:
+        return {"sources": [place._asdict() for place in places]}
+
+    verdicts = [
+        {"chunk": one.chunk, "relevant": one.relevant, "probability": one.probability} | listed(sources.of_chunk(one.chunk))
+        for one in judged
+    ]
     return {
         "query": query,
         "answer": done.answer,
-        "margins": [asdict(margin) for margin in done.margins],
+        "margins": [asdict(margin) | listed(sources.of(margin)) for margin in done.margins],
         "left_out": [margin.chunk for margin in done.left_out],  # of the last prompt, which had no room for them
         **({"chunks": verdicts} if verdicts else {}),  # pattern `rag`
         "chunks_read": done.chunks_read,

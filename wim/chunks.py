@@ -26,11 +26,17 @@ LONG_SENTENCE = 128  # tokens: what is longer is a list, a table or code
 
 
 class Sentence(NamedTuple):
-    """A sentence, or a line of what has none: tokens [start, end) of the document, and their text without outer spaces."""
+    """A sentence, or a line of what has none.
+
+    start, end: its tokens are [start, end) of the document's tokens
+    text: what they say, without outer spaces
+    text_start: where that begins in the document's text
+    """
 
     start: int
     end: int
     text: str
+    text_start: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,17 @@ def split_document(text: str, tokenizer: Tokenizer, chunk_tokens: int) -> list[C
         text_end = len(text) if end == len(ids) else max(offsets[end - 1][1], text_start)
         ends = _sentence_ends(sentences, lines, start, end)
         ranges = zip([start, *ends], ends, strict=False)
-        parts = tuple(Sentence(a, b, text[token_starts[a] : offsets[b - 1][1]].strip()) for a, b in ranges)
+        parts = tuple(_sentence(a, b, text, token_starts[a], offsets[b - 1][1]) for a, b in ranges)
         part = text[text_start:text_end]
         chunks.append(Chunk(len(chunks), ids[start:end], start, end, text_start, text_end, part, parts))
         start, text_start = end, text_end
     return chunks
+
+
+def _sentence(start: int, end: int, text: str, text_start: int, text_end: int) -> Sentence:
+    """Of a range of tokens, and of the characters that they cover."""
+    said = text[text_start:text_end]
+    return Sentence(start, end, said.strip(), text_start + len(said) - len(said.lstrip()))
 
 
 def _sentence_ends(sentences: list[int], lines: list[int], start: int, end: int) -> list[int]:

@@ -129,7 +129,8 @@ class WiM:
 
     def _writing_and_underlining(self, query: str) -> Generator[Event, None, list[Margin]]:
         written = yield from self._writing()(query)
-        return written + (yield from underlines.underline(self, query))
+        underlined = yield from underlines.underline(self, query)
+        return sorted(written + underlined, key=lambda margin: (margin.chunk, margin.start))
 
     def _writing(self) -> Callable[[str], Generator[Event, None, list[Margin]]]:
         if self.settings.pack and self.classifier is not None and self.classifier.session.model is self.session.model:

@@ -58,9 +58,10 @@ def _wim(ids: PromptIds, judge: PromptIds | None, queries: list[str], settings: 
         lengths = sorted((sentence.end - sentence.start for chunk in chunks for sentence in chunk.sentences), reverse=True)
         notes += [n_tokens + NOTE_EDGES for n_tokens in lengths[: settings.underlines]]
         needs = replace(needs, look=max(len(ids.look(query)[0]) for query in [*queries, EMPTY]))
-    underlined = settings.margins == "underlined"
-    least, framed = (max(len(ids.answer_with_margins(q, some, underlined)) for q in queries) for some in ([], ["-"]))
-    n_lists = ids.prompts.notes_template(underlined).count("{margins}")
+    only_quoted = {"written": [False], "underlined": [True], "both": [False, True]}[settings.margins]
+    least = max(len(ids.answer_with_margins(query, [])) for query in queries)
+    framed = max(len(ids.answer_with_margins(q, ["-"], ["-"] if quoted else [])) for q in queries for quoted in only_quoted)
+    n_lists = max(ids.prompts.notes_template(quoted).count("{margins}") for quoted in only_quoted)
     return replace(needs, answer=least + settings.answer_tokens, notes=max(framed - least, 0) + n_lists * sum(notes))
 
 

@@ -6,7 +6,7 @@ is listed twice, it reads as if the thing had happened twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from model.errors import DoesNotFit
 from wim.budget import Plan
@@ -38,8 +38,9 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
         chosen = [relevant[i] for i in sorted(ranked[:n])]
         notes = [margin.text for margin in chosen]
         if not plan.settings.keep_repeats:
-            notes = list(without_repeats((margin.text, plan.chunks[margin.chunk]) for margin in chosen))
-        return plan.prompts.answer_with_margins(query, notes, underlined=all(m.score is not None for m in chosen))
+            notes = without_repeats([(margin.text, plan.chunks[margin.chunk]) for margin in chosen])
+        quoted = {note for note, margin in zip(notes, chosen, strict=True) if margin.score is not None}
+        return plan.prompts.answer_with_margins(query, [note for note in notes if note], quoted)
 
     fits, too_many = 0, len(relevant) + 1
     while too_many - fits > 1:
@@ -53,22 +54,30 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
     return ids, [relevant[i] for i in sorted(ranked[fits:])]
 
 
-def without_repeats(margins: Iterable[tuple[str, Chunk]]) -> Iterator[str]:
-    """The texts of margins without the sentences that an earlier one holds word for word.
+def without_repeats(margins: Sequence[tuple[str, Chunk]]) -> list[str]:
+    """The texts of margins without the sentences that an earlier one holds word for word; "" where nothing is left of one.
 
     margins: each with the chunk that it is about, in the order of the document
 
-    A repeated sentence stays if the chunk itself says it again, or if it is shorter than SHORT. A margin of which no more
-    than such short ones is left is left out whole.
+    A repeated sentence stays if the chunk says it more often than the margins before this one on the same chunk do, or if
+    it is shorter than SHORT. Of a margin of which no more than such short ones is left, nothing is.
     """
+    left: list[str] = []
     known: set[str] = set()
+    before, said = None, ""  # the chunk of the margin before, and what has been said of it
     for margin, chunk in margins:
+        said = said if chunk is before else ""
         written, read = sentences(margin), one_line(chunk.text)
-        kept = [sentence for sentence in written if sentence not in known or sentence in read or len(sentence) < SHORT]
-        only_scraps = len(kept) < len(written) and all(sentence in known and sentence not in read for sentence in kept)
+        old = {
+            sentence
+            for sentence in written
+            if (sentence in known or sentence in said) and read.count(sentence) <= said.count(sentence)
+        }
+        kept = [sentence for sentence in written if sentence not in old or len(sentence) < SHORT]
+        left.append("" if len(kept) < len(written) and old.issuperset(kept) else " ".join(kept))
         known.update(written)
-        if kept and not only_scraps:
-            yield " ".join(kept)
+        before, said = chunk, f"{said} {one_line(margin)}"
+    return left
 
 
 def sentences(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from model import InputError
@@ -53,12 +54,14 @@ class PromptIds:
     def answer(self, query: str) -> list[int]:
         return self._ask(self.prompts.answer, query=query)
 
-    def answer_with_margins(self, query: str, margins: list[str], underlined: bool = False) -> list[int]:
-        """underlined: all of them are sentences of the document"""
-        notes = list_margins(self.prompts, [margin if underlined else self._note(one_line(margin)) for margin in margins])
+    def answer_with_margins(self, query: str, margins: list[str], quoted: Collection[str] = ()) -> list[int]:
+        """quoted: those of the margins that are sentences of the document, and so no longer than these"""
+        cut = [margin if margin in quoted else self._note(one_line(margin)) for margin in margins]
+        notes = list_margins(self.prompts, cut)
         if not notes:
             return self.answer(query)
-        return self._ask(self.prompts.notes_template(underlined), query=query, margins=notes)
+        only_quoted = bool(margins) and all(margin in quoted for margin in margins)
+        return self._ask(self.prompts.notes_template(only_quoted), query=query, margins=notes)
 
     def look(self, query: str) -> tuple[list[int], range]:
         """The prompt for an answer, and which of its tokens are the question's."""

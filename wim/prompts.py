@@ -52,9 +52,9 @@ class Prompts:
     )
     no_margins: str = ""
 
-    def notes_template(self, underlined: bool) -> str:
+    def notes_template(self, only_quoted: bool) -> str:
         """The last prompt, where all notes are sentences of the document or some are not."""
-        return self.answer_with_underlines if underlined else self.answer_with_margins
+        return self.answer_with_underlines if only_quoted else self.answer_with_margins
 
     def changed(self, texts: object, source: str) -> Prompts:
         """With some texts replaced. Raises InputError, which names the source, for what is no dictionary of good texts."""

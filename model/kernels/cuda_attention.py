@@ -56,8 +56,8 @@ def expect_much() -> None:
     cudnn_from = PREFIX_BLOCK
 
 
-def chunk_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of a chunk after a prefix; arguments as in model.attention.causal_attention.
+def chunk_attention(q: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
+    """Attention of a chunk after a prefix; arguments as in model.attention.causal_attention, scale as AttentionOptions'.
 
     cuDNN computes pieces of the prefix, and the chunk itself if it consists of whole blocks. FlashAttention computes what
     is left, or all of it where cuDNN does not pay. The parts are merged by their log-sum-exp.
@@ -65,27 +65,28 @@ def chunk_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     n_queries = q.shape[2]
     n_prefix = keys.shape[2] - n_queries
     if n_queries < QUERY_BLOCK or n_prefix < cudnn_from or not _cudnn_serves(q):
-        return flash_attention(q, keys, values, causal=True)[0]
+        return flash_attention(q, keys, values, causal=True, scale=scale)[0]
 
     def seen(start: int, end: int | None) -> tuple[Tensor, Tensor]:
         return keys[:, :, start:end], values[:, :, start:end]
 
     cuts, spare = [0, *piece_ends(n_prefix)], -n_queries % QUERY_BLOCK
     if spare:
-        part = flash_attention(q, *seen(cuts[-1], None), causal=True)
+        part = flash_attention(q, *seen(cuts[-1], None), causal=True, scale=scale)
     else:
-        part = _cudnn_attention(q, *seen(n_prefix, None), causal=True)
+        part = _cudnn_attention(q, *seen(n_prefix, None), causal=True, scale=scale)
         if cuts[-1] < n_prefix:
-            part = merge(flash_attention(q, *seen(cuts[-1], n_prefix), causal=False), part)
+            part = merge(flash_attention(q, *seen(cuts[-1], n_prefix), causal=False, scale=scale), part)
     padded = F.pad(q, (0, 0, 0, spare)) if spare else q
     for start, end in zip(cuts, cuts[1:], strict=False):
-        out, lse = _cudnn_attention(padded, *seen(start, end), causal=False)
+        out, lse = _cudnn_attention(padded, *seen(start, end), causal=False, scale=scale)
         part = merge((out[:, :, :n_queries], lse[:, :, :n_queries]), part)
     return part[0]
 
 
-def _cudnn_attention(q: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Part:
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, keys, values, None, True, 0.0, causal)
+def _cudnn_attention(q: Tensor, keys: Tensor, values: Tensor, causal: bool, scale: float | None) -> Part:
+    cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
+    out, lse, *_ = cudnn(q, keys, values, None, True, 0.0, causal, scale=scale)
     return out, lse.squeeze(-1)
 
 
@@ -98,14 +99,14 @@ def piece_ends(length: int) -> list[int]:
     return ends[1:]
 
 
-def flash_attention(q: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Part:
+def flash_attention(q: Tensor, keys: Tensor, values: Tensor, causal: bool, scale: float | None = None) -> Part:
     """FlashAttention-2 (arXiv 2307.08691): attention and LSE; `causal` queries stand where the last keys do.
 
     It reads grouped keys as they are, with any strides.
     """
     q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))  # (batch, seq_len, heads, head_dim)
     out, lse, *_ = torch.ops.aten._flash_attention_forward(
-        q, keys, values, None, None, q.shape[1], keys.shape[1], 0.0, causal, False
+        q, keys, values, None, None, q.shape[1], keys.shape[1], 0.0, causal, False, scale=scale
     )
     return out.transpose(1, 2), lse
 
@@ -130,7 +131,7 @@ class Groups(NamedTuple):
 
 
 def varlen_attention(
-    q: Tensor, keys: Tensor, values: Tensor, groups: Groups, causal: bool = False
+    q: Tensor, keys: Tensor, values: Tensor, groups: Groups, causal: bool = False, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """FlashAttention-2 over many groups at once.
 
@@ -149,6 +150,7 @@ def varlen_attention(
         0.0,
         causal,
         False,
+        scale=scale,
         seqused_k=groups.key_counts,
     )
     return out, lse

@@ -33,7 +33,7 @@ class VarlenRows:
         self._prefix: dict[int, tuple[Groups, Tensor]] = {}  # by number of queries: the same for all layers
         self._own: dict[tuple[int, int], Groups] = {}  # and of slots
 
-    def over_prefix(self, q: Tensor, keys: Tensor, values: Tensor) -> Part:
+    def over_prefix(self, q: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Part:
         """The query heads of one KV head stand side by side: enough queries for the kernel's tiles.
 
         q: (rows, n_heads, n_queries, head_dim); keys, values: of one layer's whole cache, (n_kv_heads, capacity, head_dim)
@@ -44,7 +44,7 @@ class VarlenRows:
             self._prefix[n_queries] = self._pieces(n_queries, grouped.shape[1])
         groups, unseen = self._prefix[n_queries]
         copies = grouped.expand(len(unseen), *grouped.shape).reshape(-1, n_kv_heads, head_dim)
-        out, lse = varlen_attention(copies, keys.transpose(0, 1), values.transpose(0, 1), groups)
+        out, lse = varlen_attention(copies, keys.transpose(0, 1), values.transpose(0, 1), groups, scale=scale)
         out, lse = out.view(-1, *grouped.shape), lse.T.view(-1, *grouped.shape[:-1])  # (pieces, rows, …)
         out, lse = merge_all(out, lse.masked_fill(unseen, float("-inf")))  # (rows, group, n_queries, n_kv_heads, …)
         return out.permute(0, 3, 1, 2, 4).flatten(1, 2), lse.permute(0, 3, 1, 2).flatten(1, 2)
@@ -59,12 +59,12 @@ class VarlenRows:
         groups = Groups.of_size(n_heads * n_queries, starts.expand(counts.shape).flatten(), counts.flatten())
         return groups, (counts == 0)[:, :, None, None, None]
 
-    def over_own(self, q: Tensor, keys: Tensor, values: Tensor, n_slots: int) -> Part:
+    def over_own(self, q: Tensor, keys: Tensor, values: Tensor, n_slots: int, scale: float | None) -> Part:
         """Each row over its first `n_slots` slots but the pads. The queries stand at the last of them."""
         rows, _, n_queries, _ = q.shape
         if (n_queries, n_slots) not in self._own:
             self._own[n_queries, n_slots] = Groups.of_size(n_queries, self.own_starts, n_slots - self.pads)
         queries = q.transpose(1, 2).flatten(0, 1)  # (rows * n_queries, n_heads, head_dim)
         groups = self._own[n_queries, n_slots]
-        out, lse = varlen_attention(queries, keys.transpose(0, 1), values.transpose(0, 1), groups, causal=True)
+        out, lse = varlen_attention(queries, keys.transpose(0, 1), values.transpose(0, 1), groups, True, scale)
         return out.unflatten(0, (rows, -1)).transpose(1, 2), lse.unflatten(1, (rows, -1)).transpose(0, 1)

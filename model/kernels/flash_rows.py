@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from model.cache import KVCache, Places
+from model.config import AttentionOptions
 from model.kernels.cuda_attention import Groups, varlen_attention
+from model.kernels.part import attention_in_blocks, hiding
 from model.transformer import Context, Rotary, run_layer
 
 SHORTEST_PIECE, LONGEST_PIECE = 512, 4096  # keys
@@ -50,7 +52,7 @@ class DeviceRows:
         """(rows, 1) int64: of the newest tokens."""
         return (self.ends + self.slots - self.starts).long()[:, None]
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
         """As KVCache.attend, with batch = rows and one token each."""
         raise NotImplementedError
 
@@ -116,22 +118,45 @@ class FlashRows(DeviceRows):
             self.windowed[window] = Groups.of_size(self.group, starts, torch.cat((self.ends - of_prefix, n_own - of_own)))
         return super().positions(seq_len)
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
         keys, values = self.cache.storage[layer_idx].transpose(1, 2)  # each (capacity, n_kv_heads, head_dim)
         keys.index_copy_(0, self.newest, k[:, :, 0])
         values.index_copy_(0, self.newest, v[:, :, 0])
+        if options.soft_cap is not None:
+            return self._by_definition(layer_idx, q, options)
         queries = q[:, :, 0].unflatten(1, (-1, self.group)).transpose(1, 2)  # (rows, group, n_kv_heads, head_dim)
-        if window is None:
+        if options.window is None:
             groups, unseen = self.pieces, self.unseen  # each with all rows' queries
         else:
-            groups = self.windowed[window]  # two for each row, over prefix and own tokens, with that row's queries alone
+            groups = self.windowed[
+                options.window
+            ]  # two for each row, over prefix and own tokens, with that row's queries alone
             unseen = (groups.key_counts == 0).view(2, -1)
         copies = queries.expand(len(unseen), *queries.shape).reshape(-1, *queries.shape[2:])
-        out, lse = varlen_attention(copies, keys, values, groups)
+        out, lse = varlen_attention(copies, keys, values, groups, scale=options.scale)
         out, lse = out.view(-1, *queries.shape), lse.T.view(-1, *queries.shape[:-1])  # (parts, rows, group, n_kv_heads, …)
         shares = lse.masked_fill(unseen[:, :, None, None], float("-inf")).softmax(dim=0)  # each row sees itself at least
         out = (out * shares.unsqueeze(-1)).sum(dim=0, dtype=q.dtype)
         return out.transpose(1, 2).flatten(1, 2)[:, :, None]  # (rows, n_heads, 1, head_dim)
+
+    def _by_definition(self, layer_idx: int, q: Tensor, options: AttentionOptions) -> Tensor:
+        """For what no kernel has. A captured step has one shape, so it reads the cache to its capacity, however full."""
+        key = torch.arange(self.cache.capacity, device=self.device)
+        seen = sees(*(places[:, None] for places in (self.ends, self.starts, self.slots)), key, options.window)
+        queries, bias = q.transpose(0, 2), hiding(~seen, q.dtype)  # the rows as the queries of one sequence
+        return attention_in_blocks(queries, *self.cache.layer(layer_idx), False, bias, options)[0].transpose(0, 2)
+
+
+def sees(end: Tensor, start: Tensor, slot: Tensor, key: Tensor, window: int | None) -> Tensor:
+    """Whether a row with these places sees the key at a position of the cache; see the picture above.
+
+    window: how many tokens back a row sees, its newest one included; None for all
+    """
+    prefix, own = key < end, (key >= start) & (key <= slot)
+    if window is not None:
+        prefix = prefix & (slot - start + end - key < window)
+        own = own & (slot - key < window)
+    return prefix | own
 
 
 def put(tensor: Tensor, values: list) -> None:

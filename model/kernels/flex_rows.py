@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from model.cache import KVCache, Places
-from model.config import ModelConfig
-from model.kernels.flash_rows import DeviceRows
+from model.config import AttentionOptions, ModelConfig
+from model.kernels.flash_rows import DeviceRows, sees
 from model.kernels.gemv import GemvMode
 from model.transformer import MAX_COMPILATIONS, Context, Rotary
 
@@ -67,7 +67,7 @@ class FlexRows(DeviceRows):
 def _layer(layer: nn.Module, x: Tensor, rotary: Rotary, kv: Tensor, state: RowState, options: dict[str, Any]) -> Tensor:
     """x: (rows, 1, hidden_size), as what is returned; kv: the layer's, (2, n_kv_heads, capacity, head_dim)."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, of_layer: AttentionOptions) -> Tensor:
         k, v = k[:, :, 0].transpose(0, 1), v[:, :, 0].transpose(0, 1)  # (n_kv_heads, rows, head_dim)
         is_key = torch.arange(2, device=x.device)[:, None, None, None] == 0
         kv[:, :, state.slots] = torch.where(is_key, k, v)  # unlike torch.stack, this becomes one kernel with the store
@@ -77,8 +77,10 @@ def _layer(layer: nn.Module, x: Tensor, rotary: Rotary, kv: Tensor, state: RowSt
         spare = next_power_of_two(group) - group
         queries = q[:, :, 0].transpose(0, 1).reshape(1, n_kv_heads, group, *x.shape[:1], -1)
         queries = F.pad(queries, (0, 0, 0, 0, 0, spare)).flatten(1, 2)  # (1, heads, rows, head_dim)
-        mask = block_mask(state, keys.shape[2], window)
-        out = flex_attention(queries, keys, values, block_mask=mask, enable_gqa=True, kernel_options=options)
+        more = {"scale": of_layer.scale, "block_mask": block_mask(state, keys.shape[2], of_layer.window)}
+        if of_layer.soft_cap is not None:
+            more["score_mod"] = lambda score, *at: of_layer.capped(score)
+        out = flex_attention(queries, keys, values, enable_gqa=True, kernel_options=options, **more)
         out = out.reshape(n_kv_heads, group + spare, *out.shape[2:])[:, :group].flatten(0, 1)  # (n_heads, rows, head_dim)
         return out.transpose(0, 1)[:, :, None]
 
@@ -87,24 +89,16 @@ def _layer(layer: nn.Module, x: Tensor, rotary: Rotary, kv: Tensor, state: RowSt
 
 
 def block_mask(state: RowState, capacity: int, window: int | None) -> BlockMask:
-    """Which row sees which key; see the picture in model/kernels/flash_rows.py.
+    """Which row sees which key, see `sees`."""
 
-    window: how many tokens back a row sees, its newest one included; None for all
-    """
-
-    def sees(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
-        end, start, slot = state.ends[row], state.starts[row], state.slots[row]
-        prefix, own = key < end, (key >= start) & (key <= slot)
-        if window is not None:
-            prefix = prefix & (slot - start + end - key < window)
-            own = own & (slot - key < window)
-        return prefix | own
+    def row_sees(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
+        return sees(state.ends[row], state.starts[row], state.slots[row], key, window)
 
     return BlockMask.from_kv_blocks(
         state.n_blocks,
         state.blocks[None, None, None],
         BLOCK_SIZE=KEY_BLOCK,
-        mask_mod=sees,
+        mask_mod=row_sees,
         seq_lengths=(len(state.slots), capacity),
         compute_q_blocks=False,
     )

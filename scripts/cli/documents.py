@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from texts import read_stdin, read_text
 
@@ -20,25 +21,38 @@ MOST_NAMED = 3  # paths in a line about the document
 PATIENCE = 2.0  # seconds in which an idle pipe may begin to bring something
 
 
+class Part(NamedTuple):
+    """A file of a document, by its path: the characters [start, end) of the document's text."""
+
+    name: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Document:
     """A text, and where it is from.
 
     name: the paths as they were given
-    files: how many files it consists of; None for one that was given by its own path
-    skipped: hidden and binary files of the folders
+    files: the files it consists of; None for one that was given by its own path
+    skipped: how many hidden and binary files of the folders were not read
     """
 
     text: str
     name: str
-    files: int | None = None
+    files: tuple[Part, ...] | None = None
     skipped: int = 0
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Its files, also where it is one."""
+        return (Part(self.name, 0, len(self.text)),) if self.files is None else self.files
 
     def __str__(self) -> str:
         if self.files is None:
             return self.name
         skipped = f", {self.skipped} hidden or binary skipped" if self.skipped else ""
-        return f"{self.name} ({self.files} file{'s' * (self.files != 1)}{skipped})"
+        return f"{self.name} ({len(self.files)} file{'s' * (len(self.files) != 1)}{skipped})"
 
 
 def read_document(paths: list[str]) -> Document:
@@ -59,7 +73,13 @@ def read_document(paths: list[str]) -> Document:
             found = _read_file(path)
         texts += found
     named = paths if len(paths) <= MOST_NAMED else [*paths[: MOST_NAMED - 1], f"{len(paths) - MOST_NAMED + 1} more"]
-    return Document("\n\n".join(f"File: {name}\n\n{text}" for name, text in texts), ", ".join(named), len(texts), skipped)
+    pieces, files, end = [], [], 0
+    for name, text in texts:
+        heading = "\n\n" * bool(files) + f"File: {name}\n\n"
+        start, end = end + len(heading), end + len(heading) + len(text)
+        pieces += [heading, text]
+        files.append(Part(name, start, end))
+    return Document("".join(pieces), ", ".join(named), tuple(files), skipped)
 
 
 def read_piped() -> Document | None:

@@ -6,6 +6,7 @@ import sys
 
 from tqdm import tqdm
 
+from cli.sources import Sources
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Event, Margin, MarginDone, MarginToken, Rollback
 
 
@@ -13,9 +14,11 @@ class Terminal:
     """Follows one question. On a terminal, a margin that is written alone appears as it is written, and then its rollback.
 
     document_tokens: the length of the progress bar
+    sources: of the document; None for a margin's chunk alone
     """
 
-    def __init__(self, document_tokens: int):
+    def __init__(self, document_tokens: int, sources: Sources | None = None):
+        self.sources = sources
         self.live = sys.stderr.isatty()
         self.bar = tqdm(
             total=document_tokens,
@@ -38,7 +41,7 @@ class Terminal:
                 self.forgotten = None
             case ChunkJudged(chunk=chunk, relevant=relevant, probability=probability):
                 self.bar.update(event.tokens)
-                self._line(f"[chunk {chunk + 1}] {_verdict(relevant, probability)}")
+                self._line(f"{self._heading(chunk)}{_verdict(relevant, probability)}")
             case MarginToken(chunk=chunk, text=text) if self.live:
                 self._grow(chunk, text)
             case Rollback():
@@ -65,19 +68,27 @@ class Terminal:
         if self.open_line is None:
             self.bar.clear()
             self.open_line = chunk
-            print(f"[chunk {chunk + 1}] ", end="", file=sys.stderr)
+            print(self._heading(chunk), end="", file=sys.stderr)
             text = text.lstrip()
         if self.open_line == chunk:  # margins of a window grow side by side: only the first is shown growing
             print(printable(" ".join(text.split("\n"))), end="", file=sys.stderr, flush=True)
 
     def _finish(self, margin: Margin) -> None:
-        ending = f"  {_verdict(margin.relevant, margin.certainty)}{self._tell_rollback()}"
+        heading, verdict = self._heading(margin.chunk, margin), f"  {_verdict(margin.relevant, margin.certainty)}"
         if self.open_line == margin.chunk:
-            print(ending, file=sys.stderr)
+            quoted = "" if heading == self._heading(margin.chunk) else f"  {printable(self.sources.name(margin))}"
+            print(f"{quoted}{verdict}{self._tell_rollback()}", file=sys.stderr)
             self.open_line = None
             self.bar.refresh()
         else:
-            self._line(f"[chunk {margin.chunk + 1}] {' '.join(margin.text.split())}", ending)
+            self._line(heading + " ".join(margin.text.split()), verdict + self._tell_rollback())
+
+    def _heading(self, chunk: int, margin: Margin | None = None) -> str:
+        """What a line about a chunk, or about one of its margins, begins with; its file and lines where they are known."""
+        place = ""
+        if self.sources is not None:
+            place = self.sources.named(self.sources.of_chunk(chunk) if margin is None else self.sources.of(margin))
+        return printable(f"[chunk {chunk + 1} · {place}] " if place else f"[chunk {chunk + 1}] ")
 
     def _tell_rollback(self) -> str:
         """On a terminal, dim: the margin's tokens have left the cache. Margins of a window are never part of it."""

@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from model.config import PLAIN, AttentionOptions
+
 BLOCK = 128  # the tile of FlexAttention: it skips tiles in which nobody sees anybody
 
 
@@ -42,10 +44,12 @@ class TreeContext:
     def positions(self, seq_len: int) -> Tensor:
         return self.token_positions
 
-    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Tensor:
         """q: (batch, n_heads, T, head_dim); k, v: (batch, n_kv_heads, T, head_dim). Returns q's shape."""
-        if window is not None:
+        if options.window is not None:
             raise ValueError("A row of trees has no sliding window: positions and places in the row are not the same.")
+        if options != PLAIN:
+            raise ValueError(f"A row of trees has plain attention; {options} was not trained for.")
         q, k = q.to(v.dtype), k.to(v.dtype)  # autocast leaves the rotated ones in float32
         if isinstance(self.mask, BlockMask):
             return flex_attention(q, k, v, block_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1])

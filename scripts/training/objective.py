@@ -39,7 +39,7 @@ def objective(
     """
     context = TreeContext(positions, begin, start, cut)
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):
-        logits = model.lm_head(model.model(tokens, context))  # (batch, T, vocab_size)
+        logits = model(tokens, context, all_logits=True)  # (batch, T, vocab_size)
     nll = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().long(), reduction="none").view(targets.shape)
     weight = weights[kinds]
     loss = (nll * weight).sum() / weight.sum().clamp(min=1.0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from model.kernels.int8_product import library
 
 
-def varlen_attention(q, keys, values, groups, causal=False):
+def varlen_attention(q, keys, values, groups, causal=False, scale=None):
     """model.kernels.cuda_attention.varlen_attention, with what the kernel gives for a query that sees no key."""
     query_starts, key_starts, key_counts, max_queries = groups
     assert len(query_starts) == len(key_starts) == len(key_counts) + 1
@@ -21,7 +21,7 @@ def varlen_attention(q, keys, values, groups, causal=False):
             n_seen = count - (last - 1 - query) if causal else count
             if n_seen > 0:
                 seen = slice(key_starts[group], key_starts[group] + n_seen)
-                scores = torch.einsum("hd,khd->hk", q[query], keys[seen]) * q.shape[-1] ** -0.5
+                scores = torch.einsum("hd,khd->hk", q[query], keys[seen]) * (scale or q.shape[-1] ** -0.5)
                 lse[:, query] = scores.logsumexp(-1)
                 out[query] = torch.einsum("hk,khd->hd", scores.softmax(-1), values[seen])
     return out, lse

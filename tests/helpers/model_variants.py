@@ -6,7 +6,7 @@ A test that is parametrised over `VARIANTS` covers a new architecture, or a new 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Variant:
     prompt: how many tokens the run reads before it continues
     without: the change to the configuration that switches the option off, which must show in the logits; None for options
         that change the shape of the weights, and for defaults
+    options: attention options that no family has yet: no transformers model computes the same
     """
 
     name: str
@@ -36,6 +37,7 @@ class Variant:
     config: dict[str, Any] = field(default_factory=dict)
     prompt: int = 40
     without: dict[str, Any] | None = None
+    options: dict[str, float] = field(default_factory=dict)
 
     def full_config(self, **changes: Any) -> dict[str, Any]:
         return base_config(self.kind) | self.config | changes
@@ -126,8 +128,17 @@ VARIANTS = [
     Variant("phi3-tied", "phi3", {"tie_word_embeddings": True}),
 ]
 
+# Not published ones.
+CAPPED = {"soft_cap": 3.0, "scale": 0.4}
+ODD = [
+    Variant("capped", "llama", options=CAPPED),
+    Variant("capped-window", "phi3", {"sliding_window": 15}, options=CAPPED),
+    Variant("scaled", "llama", options={"scale": 0.4}),
+]
+
 # Those that reach every branch of the attention and the cache.
 ATTENDING = [
+    *(variant.name for variant in ODD),
     "llama",
     "llama-mha",
     "llama-llama3",
@@ -141,7 +152,7 @@ ATTENDING = [
 
 def variants(*names: str) -> pytest.MarkDecorator:
     """Parametrise a test's `variant` over those rows, or over all."""
-    rows = [variant for variant in VARIANTS if not names or variant.name in names]
+    rows = [variant for variant in VARIANTS + ODD if variant.name in names] if names else VARIANTS
     return pytest.mark.parametrize("variant", rows, ids=[variant.name for variant in rows])
 
 
@@ -168,6 +179,8 @@ def tiny_model(variant: Variant, planned: int, *, dtype: torch.dtype = torch.flo
     """The variant's model with random weights, planned for a run of so many positions."""
     model = build_model(read_model_config(variant.full_config()))
     randomise(model)
+    for layer in model.model.layers:
+        layer.self_attn.options = replace(layer.self_attn.options, **variant.options)
     model.set_max_length(planned)
     return model.to(device, dtype).eval().requires_grad_(False)
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from model.attention import attention, causal_attention, causal_mask
+from model.config import PLAIN, AttentionOptions
 from model.kernels import cuda_attention, part
 from model.kernels.merge import merge_all
 
 LENGTHS = [(20, 20), (20, 200), (37, 300), (16, 33), (16, 48), (32, 260), (5, 100), (1, 70)]  # queries, keys
 
 
-def reference(q, keys, values, causal):
-    return attention(q, keys, values, causal_mask(q.shape[2], keys.shape[2]) if causal else None)
+OPTIONS = {"plain": PLAIN, "scaled": AttentionOptions(scale=0.6), "capped": AttentionOptions(soft_cap=1.5, scale=0.4)}
+some_options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+def reference(q, keys, values, causal, options=PLAIN):
+    return attention(q, keys, values, causal_mask(q.shape[2], keys.shape[2]) if causal else None, options)
 
 
 def random_qkv(n_queries, n_keys):
@@ -34,17 +41,34 @@ def test_the_definition_is_pytorchs_and_every_kernels(lengths, window):
     ]
     expected = attention(q, keys, values, mask)
     torch.testing.assert_close(expected, F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True))
-    torch.testing.assert_close(causal_attention(q, keys, values, window), expected)
+    torch.testing.assert_close(causal_attention(q, keys, values, AttentionOptions(window)), expected)
 
 
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("options", [OPTIONS["scaled"], OPTIONS["capped"]], ids=["scaled", "capped"])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_a_scale_and_a_soft_cap_are_what_they_say(lengths, options, window):
+    q, keys, values = random_qkv(*lengths)
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, keys.repeat_interleave(2, dim=1)) * options.scale
+    if options.soft_cap:
+        assert scores.abs().max() > options.soft_cap
+        scores = options.soft_cap * torch.tanh(scores / options.soft_cap)
+    mask = causal_mask(*lengths, window)
+    expected = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ values.repeat_interleave(2, dim=1)
+    torch.testing.assert_close(attention(q, keys, values, mask, options), expected)
+    torch.testing.assert_close(causal_attention(q, keys, values, replace(options, window=window)), expected)
+
+
+@some_options
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_blocks_of_queries(monkeypatch, lengths, causal):
+def test_blocks_of_queries(monkeypatch, lengths, causal, options):
     monkeypatch.setattr(part, "MAX_SCORES", 1500)
     q, keys, values = random_qkv(*lengths)
-    out, lse = part.attention_in_blocks(q, keys, values, causal)
-    torch.testing.assert_close(out, reference(q, keys, values, causal))
+    out, lse = part.attention_in_blocks(q, keys, values, causal, None, options)
+    torch.testing.assert_close(out, reference(q, keys, values, causal, options))
     assert lse.shape == q.shape[:3]
+    torch.testing.assert_close(part.part_attention(q, keys, values, causal, None, options), (out, lse))
 
 
 @pytest.mark.parametrize("compute", [part.part_attention, part.attention_in_blocks])
@@ -76,24 +100,29 @@ def test_parts_merge_into_the_whole():
     assert out.count_nonzero() == 0 and (lse == float("-inf")).all()
 
 
+@pytest.mark.parametrize("scale", [None, 0.6])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_pieces_of_a_prefix(monkeypatch, lengths):
+def test_pieces_of_a_prefix(monkeypatch, lengths, scale):
     used = []
 
-    def cudnn(q, keys, values, bias, with_lse, dropout, causal):
+    def flash(q, keys, values, causal, scale):
+        return part.attention_in_blocks(q, keys, values, causal, None, AttentionOptions(scale=scale))
+
+    def cudnn(q, keys, values, bias, with_lse, dropout, causal, *, scale):
         used.append((q.shape[2], keys.shape[2], causal))
-        out, lse = part.attention_in_blocks(q, keys, values, causal)
+        out, lse = flash(q, keys, values, causal, scale)
         return out, lse.unsqueeze(-1)
 
     monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_cudnn_attention", cudnn)
-    monkeypatch.setattr(cuda_attention, "flash_attention", part.attention_in_blocks)
+    monkeypatch.setattr(cuda_attention, "flash_attention", flash)
     monkeypatch.setattr(cuda_attention, "_cudnn_serves", lambda q: True)
     monkeypatch.setattr(cuda_attention, "QUERY_BLOCK", 16)
     monkeypatch.setattr(cuda_attention, "PREFIX_BLOCK", 32)
     monkeypatch.setattr(cuda_attention, "cudnn_from", 0)
     q, keys, values = random_qkv(*lengths)
     cuda_attention.expect_much()
-    torch.testing.assert_close(cuda_attention.chunk_attention(q, keys, values), reference(q, keys, values, True))
+    expected = reference(q, keys, values, True, AttentionOptions(scale=scale))
+    torch.testing.assert_close(cuda_attention.chunk_attention(q, keys, values, scale), expected)
     assert bool(used) == (lengths[0] >= 16 and lengths[1] - lengths[0] >= 32)
     # A plan for each pair of lengths is dear: only few pairs may occur.
     pieces = [(n_queries, n_keys) for n_queries, n_keys, causal in used if not causal]

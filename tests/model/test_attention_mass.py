@@ -6,15 +6,16 @@ from functools import cache as memoize
 
 import pytest
 import torch
-from model_variants import ATTENDING, VARIANTS, random_tokens, read, tiny_model, variants
+from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, read, tiny_model, variants
 
 from model import KVCache
 from model.attention import attention, causal_mask
 from model.attention_mass import AttentionMass, attention_probabilities, contrast
 from model.branch import Branches
+from model.config import PLAIN, AttentionOptions
 from model.session import Session
 
-VARIANT = {variant.name: variant for variant in VARIANTS}
+VARIANT = {variant.name: variant for variant in VARIANTS + ODD}
 CAPACITY = 200
 BORDERS = [[0, 3, 20], [7, 8, 30, 41], [0, 60]]
 
@@ -25,14 +26,16 @@ def model_of(name):
 
 
 @pytest.mark.parametrize("window", [None, 9, 100])
-def test_probabilities_are_those_of_the_definition(window):
+@pytest.mark.parametrize("soft_cap, scale", [(None, None), (1.5, 0.6)])
+def test_probabilities_are_those_of_the_definition(window, soft_cap, scale):
+    options = AttentionOptions(window, soft_cap, scale)
     generator = torch.Generator().manual_seed(0)
     q, keys = torch.randn((1, 4, 7, 16), generator=generator), torch.randn((1, 2, 40, 16), generator=generator)
     # With the identity for values, the outputs of attention are its probabilities.
-    expected = attention(q, keys, torch.eye(40).expand(1, 2, 40, 40), causal_mask(7, 40, window))[0]
-    scores = q[0] @ keys[0].repeat_interleave(2, dim=0).transpose(1, 2) / 4
+    expected = attention(q, keys, torch.eye(40).expand(1, 2, 40, 40), causal_mask(7, 40, window), options)[0]
+    scores = options.scores(q[0] @ keys[0].repeat_interleave(2, dim=0).transpose(1, 2), 16)
     lse = scores.masked_fill(~causal_mask(7, 40, window), float("-inf")).logsumexp(-1)
-    found = attention_probabilities(q[0], keys[0, :, 5:30], lse, torch.arange(33, 40), 5, window)
+    found = attention_probabilities(q[0], keys[0, :, 5:30], lse, torch.arange(33, 40), 5, options)
     torch.testing.assert_close(found, expected[:, :, 5:30])
 
 
@@ -42,7 +45,7 @@ def test_keys_with_large_biases_do_not_round_probabilities():
     q, keys = (torch.randn((2, n, 16), generator=generator) for n in (5, 30))
     q, keys = (q + 20).bfloat16(), (keys + torch.linspace(-60, 60, 16)).bfloat16()
     scores = q.double() @ keys.double().transpose(1, 2) / 4
-    found = attention_probabilities(q, keys, scores.logsumexp(-1).float(), torch.arange(30, 35), 0, None)
+    found = attention_probabilities(q, keys, scores.logsumexp(-1).float(), torch.arange(30, 35), 0, PLAIN)
     torch.testing.assert_close(found, scores.softmax(-1).float(), rtol=1e-2, atol=1e-3)
 
 
@@ -55,12 +58,12 @@ class Recorded:
     def positions(self, seq_len):
         return self.cache.positions(seq_len)
 
-    def attend(self, layer_idx, q, k, v, window=None):
-        out = self.cache.attend(layer_idx, q, k, v, window)
+    def attend(self, layer_idx, q, k, v, options):
+        out = self.cache.attend(layer_idx, q, k, v, options)
         end = self.cache.length + k.shape[2]
         keys, _ = self.cache.layer(layer_idx, end)
         values = torch.eye(end).expand(1, keys.shape[1], end, end)
-        self.probabilities.append(attention(q, keys, values, causal_mask(q.shape[2], end, window))[0])
+        self.probabilities.append(attention(q, keys, values, causal_mask(q.shape[2], end, options.window), options)[0])
         return out
 
     def advance(self, seq_len):

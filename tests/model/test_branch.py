@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import ATTENDING, VARIANTS, random_tokens, tiny_model, variants
+from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, tiny_model, variants
 
 from model import InputError, branch
 from model.branch import Branches
@@ -20,7 +20,7 @@ from model.kernels import cuda_branches
 from model.sampling import Sampler
 from model.session import Session
 
-VARIANT = {variant.name: variant for variant in VARIANTS}
+VARIANT = {variant.name: variant for variant in VARIANTS + ODD}
 CAPACITY = 400
 CLOSE = {"rtol": 1e-4, "atol": 5e-5}
 
@@ -92,7 +92,7 @@ def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
         torch.testing.assert_close(logits[row], expected, **CLOSE)
 
 
-@variants("llama", "phi3", "qwen2")
+@variants("llama", "phi3", "qwen2", "scaled", "capped")
 @pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("limits", [(7, 128, 8192), (7, 3, 8192), (1, 128, 60), (4096, 128, 8192)], ids=str)
 def test_rows_of_varying_length_in_one_call(monkeypatch, variant, ends, lengths, limits):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import ATTENDING, VARIANTS, random_tokens, read, tiny_model, variants
+from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, read, tiny_model, variants
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import KVCache
@@ -17,7 +17,7 @@ from model.session import PREFILL_TOKENS, Session
 from weights.config import read_model_config
 
 CAPACITY = 96
-MODELS = {variant.name: variant for variant in VARIANTS}
+MODELS = {variant.name: variant for variant in VARIANTS + ODD}
 
 
 @memoize

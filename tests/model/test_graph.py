@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from types import SimpleNamespace
@@ -70,12 +71,14 @@ def compiled(request):
     return request.param
 
 
-def reading(architecture, compiled, capacity=600, **changes):
+def reading(architecture, compiled, capacity=600, options=None, **changes):
     """A session that has read the document, and the tokens that it was taken from."""
     generator = torch.Generator().manual_seed(0)
     model = build_model(read_model_config({"architectures": [architecture], **CONFIG, **changes}))
     for parameter in model.parameters():
         parameter.normal_(0.0, 0.2, generator=generator)
+    for layer in model.model.layers:
+        layer.self_attn.options = replace(layer.self_attn.options, **options or {})
     session = Session(model, capacity)
     token_ids = torch.randint(0, 100, (300,), generator=generator)
     session.prefill(token_ids[: ENDS[-1]].tolist())
@@ -232,6 +235,21 @@ def test_steps_equal_plain_decoding(compiled, architecture, heads):
 def test_steps_know_sliding_windows(compiled, architecture, window):
     session, token_ids = reading(architecture, compiled, **WINDOW | {"sliding_window": window})
     assert window in session.model.config.sliding_windows
+    check_branches(session, token_ids, 3)
+    check_tail(session, token_ids)
+
+
+@pytest.mark.parametrize(
+    "architecture, options",
+    [
+        ("LlamaForCausalLM", {"scale": 0.6}),
+        ("LlamaForCausalLM", {"scale": 0.6, "soft_cap": 1.5}),
+        ("Qwen2ForCausalLM", {"soft_cap": 1.5}),
+    ],
+)
+@torch.inference_mode()
+def test_steps_know_scales_and_soft_caps(compiled, architecture, options):
+    session, token_ids = reading(architecture, compiled, options=options, **WINDOW)
     check_branches(session, token_ids, 3)
     check_tail(session, token_ids)
 

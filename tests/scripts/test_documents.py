@@ -42,6 +42,8 @@ def test_a_folder_is_its_text_files_in_the_order_of_their_paths(folder):
     found = read_document(["src/"])
     assert found.text == ALL
     assert str(found) == "src/ (3 files, 4 hidden or binary skipped)"
+    read = {part.name: found.text[part.start : part.end] for part in found.parts}
+    assert read == {"src/a/y.py": "y = 1\n", "src/a/z.md": "Zoo.", "src/b.txt": "Bread.\n"}
 
 
 def test_several_files_are_headed_by_their_paths(folder):

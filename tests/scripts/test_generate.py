@@ -120,7 +120,8 @@ def test_the_answer_is_on_stdout_and_everything_else_on_stderr(files, capsys, pa
     code, out, err = run(capsys, arguments(files, "--pattern", pattern))
     expected = run_json(capsys, arguments(files, "--pattern", pattern))
     assert code == 0 and out.strip() == expected["answer"]
-    marks = len(re.findall(r"^\[chunk \d+\] .*(✓ relevant|✗ not relevant) \(\d\.\d\d\)$", err, re.MULTILINE))
+    line = r"^\[chunk \d+ · context.txt:\d+(?:-\d+)?\] .*(✓ relevant|✗ not relevant) \(\d\.\d\d\)$"
+    marks = len(re.findall(line, err, re.MULTILINE))
     n_chunks = len(re.findall(r"^\[chunk", err, re.MULTILINE))
     assert marks == n_chunks and (n_chunks > 1) == (pattern != "llm")
     summary = err.strip().splitlines()[-1]
@@ -141,8 +142,9 @@ def test_json_is_one_object_with_everything(files, capsys):
     assert len(margins) == found["chunks_read"] > 1
     assert (margins[0]["start"], margins[-1]["end"]) == (0, found["document_tokens"])
     for index, margin in enumerate(margins):
-        assert set(margin) == {"chunk", "start", "end", "text", "relevant", "probability", "score"}
+        assert set(margin) == {"chunk", "start", "end", "text", "relevant", "probability", "score", "sources"}
         assert margin["chunk"] == index and 0 < margin["probability"] < 1
+        assert [source["file"] for source in margin["sources"]] == [str(files / "context.txt")]
 
 
 def test_int8_weights_are_said_and_used(files, capsys, monkeypatch):
@@ -242,7 +244,7 @@ def test_without_arguments_the_demo_reads_its_document(capsys, monkeypatch, tmp_
     monkeypatch.setattr(generate, "DEMO_DOCUMENT", tmp_path / "demo.txt")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, out, err = run(capsys, [])
-    assert code == 0 and out.strip() and "[chunk 1] " in err and "Traceback" not in err
+    assert code == 0 and out.strip() and "[chunk 1 · demo.txt:1-5] " in err and "Traceback" not in err
 
 
 def test_the_first_lines_say_what_is_read_and_asked(files, capsys, monkeypatch):
@@ -512,7 +514,7 @@ def test_the_command_answers(files, capsys):
     code, out, err = command(arguments(files))
     assert code == 0, err
     assert out.strip() == run_json(capsys, arguments(files))["answer"]
-    assert "[chunk 1] " in err
+    assert "[chunk 1 · context.txt:1-" in err
 
 
 def test_the_command_refuses(files):

@@ -246,7 +246,7 @@ def test_training_is_inference(folder, source):
         parameter.mul_(8 if parameter.dim() == 2 else 1)  # as fresh ones, they hardly look at positions
     batch = fill_rows(functools.partial(source.tree, random.Random(3)), 1, 2048)
     tokens, _, kinds, positions, begin, start, cut = (field.long() for field in batch)
-    logits = model.lm_head(model.model(tokens, TreeContext(positions, begin, start, cut)))[0]
+    logits = model(tokens, TreeContext(positions, begin, start, cut), all_logits=True)[0]
     compared = set()
     for row, first, end in segments(batch):
         cache = KVCache(model.config, capacity=2048)
@@ -275,10 +275,8 @@ def test_figures_count_what_is_right(source):
     assert figures[:, 3].sum() == n_replies
 
     class Oracle(torch.nn.Module):
-        def model(self, tokens, context):
+        def forward(self, tokens, context, *, all_logits):
             return torch.nn.functional.one_hot(batch[TARGETS].long(), TINY["vocab_size"]).float()
-
-        lm_head = torch.nn.Identity()
 
     _, figures = objective(Oracle(), weights, *batch.unbind(0))
     assert torch.equal(figures[TEXT + 1 :, 3], figures[TEXT + 1 :, 4]) and figures[:, 4].sum() == n_replies

@@ -14,7 +14,8 @@ SENTENCES = ["Mary went home.", "John took 3.5 apples!", "“Why?”", "他去�
 
 def kept(*margins: tuple[str, str]) -> list[str]:
     """margins: (margin, text of its chunk)."""
-    return list(without_repeats((margin, Chunk(0, [], 0, 0, 0, 0, text)) for margin, text in margins))
+    left = without_repeats([(margin, Chunk(0, [], 0, 0, 0, 0, text)) for margin, text in margins])
+    return [note for note in left if note]
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,17 @@ def test_sentences_are_found_again(parts):
 def test_nothing_is_lost_but_repetitions(margins):
     lists = [sentences(margin) for margin, _ in margins]
     assert {sentence for note in kept(*margins) for sentence in sentences(note)} == {s for found in lists for s in found}
+
+
+@pytest.mark.parametrize(
+    "written, chunk, underlined, left",
+    [
+        ("1. Mary went home. 2. John left.", "Mary went home. John left. Rain fell.", "Mary went home.", []),
+        ("Mary went home.", "Mary went home. Rain fell.", "Rain fell.", ["Rain fell."]),
+        ("Mary went home.", "Mary went home. Rain fell. Mary went home.", "Mary went home.", ["Mary went home."]),
+    ],
+)
+def test_a_sentence_of_a_chunk_is_listed_as_often_as_the_chunk_says_it(written, chunk, underlined, left):
+    on = Chunk(0, [], 0, 0, 0, 0, chunk)
+    notes = without_repeats([(written, on), (underlined, on)])
+    assert notes == [written, *left] + [""] * (1 - len(left))

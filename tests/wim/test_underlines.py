@@ -12,6 +12,7 @@ from wim_helpers import DOCUMENT, OTHER, QUERY, ask, done, of, open_wim, plainly
 
 from wim.chunks import LONG_SENTENCE, split_document
 from wim.events import ChunkRead, MarginDone, MarginToken
+from wim.prompts import Prompts
 from wim.underlines import LEAST_SHARE, scores
 
 
@@ -64,7 +65,7 @@ def test_the_last_prompt_holds_them_in_order_and_an_empty_question_underlines_no
     wim = open_wim(folders[name], DOCUMENT, [QUERY, "N/A"], margins="underlined")
     read = tokens_read(wim)
     texts = [margin.text for margin in done(ask(wim)).margins if margin.relevant]
-    assert wim.prompts.answer_with_margins(QUERY, texts, underlined=True) in read
+    assert wim.prompts.answer_with_margins(QUERY, texts, quoted=texts) in read
     nothing = done(ask(wim, "N/A"))
     assert nothing.margins and not any(margin.relevant for margin in nothing.margins)
     assert wim.prompts.answer("N/A") in read  # without notes, the plain prompt
@@ -75,6 +76,35 @@ def test_written_and_underlined_notes_together(folders):
     margins = done(ask(both)).margins
     assert [m.text for m in margins if m.score is None] == [m.text for m in done(ask(written)).margins]
     assert sum(m.score is not None for m in margins) == both.settings.underlines
+    assert [m.start for m in margins] == sorted(m.start for m in margins)  # in the document's order
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3"])
+@pytest.mark.parametrize("kept", ["both kinds", "underlined only"])
+def test_underlined_sentences_are_never_cut_and_have_room(folders, name, kept):
+    """Neither beside written margins, which keep to --margin-tokens, nor alone, where all written ones say nothing."""
+    sentence = "Mary, who had been in the garden, the kitchen, the café and the office, went home."
+    options = {"margins": "both", "margin_tokens": 3, "underlines": 3, "threshold": 0.0, "chunk_tokens": 90}
+    wim = open_wim(folders[name], f"{sentence} " * 8, **options)
+    assert len(wim.prompts.tokenizer.encode(sentence)) > 3 * wim.settings.margin_tokens
+    for event in wim.ask(QUERY):
+        if isinstance(event, MarginDone):
+            event.margin.relevant = kept == "both kinds" or event.margin.score is not None
+    prompt = tokens_read(wim)
+    assert not event.left_out
+    done(list(wim.answer(QUERY, event.margins)))
+    last = wim.prompts.tokenizer.decode(next(row for row in prompt if len(row) > 1))
+    assert last.count(f"- {sentence}\n") == 3
+    assert (wim.prompts.prompts.answer_with_underlines.split("{")[0] in last) == (kept == "underlined only")
+
+
+def test_without_notes_the_last_prompt_says_so_in_the_words_for_margins(folders):
+    prompts = replace(Prompts(), no_margins="Nothing.")
+    wim = open_wim(folders["llama"], DOCUMENT, prompts=prompts, threshold=1.0)
+    read = tokens_read(wim)
+    assert not any(margin.relevant for margin in done(ask(wim)).margins)
+    expected = prompts.answer_with_margins.replace("{margins}", "Nothing.").replace("{query}", QUERY)
+    assert wim.prompts.tokenizer.encode(expected) + wim.prompts.closing in read
 
 
 def test_no_classifier_is_needed(folders):
@@ -89,4 +119,4 @@ def test_sentences_are_the_chunk_once_more(folders, text, chunk_tokens):
         borders = [chunk.start, *(sentence.end for sentence in chunk.sentences)]
         assert [sentence.start for sentence in chunk.sentences] == borders[:-1] and borders[-1] == chunk.end
         assert all(0 < sentence.end - sentence.start <= LONG_SENTENCE for sentence in chunk.sentences)
-        assert all(sentence.text in text for sentence in chunk.sentences)
+        assert all(text.startswith(sentence.text, sentence.text_start) for sentence in chunk.sentences)
