@@ -1,9 +1,10 @@
-"""Which architecture belongs to which `model_type`."""
+"""Which architecture belongs to which `model_type`: `qwen2` is the class `Qwen2` of model/qwen2.py, and so on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,17 +13,13 @@ from torch import Tensor
 from model.config import WEIGHTS, ModelConfig
 from model.errors import InputError
 from model.int8 import use_int8
-from model.llama import Llama
-from model.phi3 import Phi3
-from model.qwen2 import Qwen2
 from model.transformer import CausalLM
-
-MODELS = {"llama": Llama, "phi3": Phi3, "qwen2": Qwen2}
 
 
 def build_model(config: ModelConfig) -> CausalLM:
     """The model that a configuration describes, with uninitialised weights on the current default device."""
-    return MODELS[config.model_type](config)
+    module = import_module(f"model.{config.model_type}")
+    return getattr(module, config.model_type.title().replace("_", ""))(config)
 
 
 def empty_model(config: ModelConfig, dtype: torch.dtype, weights: str = "float") -> CausalLM:

@@ -11,8 +11,7 @@ bfloat16 on an H200. Its last line is the time that a copy of as many bytes take
 
 For o and down cuBLAS also needs a second kernel of 1 or 2 more, since it shares out each row among thread blocks (split-K).
 Gate and up are one tall matrix. On an H100 cuBLAS takes 83.0 for it, and silu(gate) * up takes 1.4 and a gap after it; as
-sums, all of that is one kernel of 75.4 (copy: 77.8, as it writes too). Rows of 3,072 to 8,192 numbers gained likewise. A
-matrix of integers (model/int8.py) is summed up in the same way.
+sums, all of that is one kernel of 75.4 (copy: 77.8, as it writes too). Rows of 3,072 to 8,192 numbers gained likewise.
 """
 
 from __future__ import annotations
@@ -42,8 +41,6 @@ class GemvMode(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.linear:
             return self._linear(*args, **(kwargs or {}))
-        if function is torch.ops.writing_in_the_margins.int8_rows:
-            return self._int8(*args)
         result = function(*args, **(kwargs or {}))
         if function in (Tensor.split, Tensor.chunk) and len(result) == 2 and result[0].shape == result[1].shape:
             for whole, factors in self.wholes:
@@ -58,13 +55,6 @@ class GemvMode(TorchFunctionMode):
         self.wholes.append((whole, (input, weight, bias)))
         return whole
 
-    def _int8(self, input: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        if gemv_is_faster(*weight.shape):
-            return gemv(input, weight, bias, scale)
-        whole = torch.ops.writing_in_the_margins.int8_rows(input, weight, scale, bias)
-        self.wholes.append((whole, (input, weight, bias, scale)))
-        return whole
-
 
 def gemv_is_faster(out_features: int, in_features: int) -> bool:
     """Whether `gemv` is faster than the matrix library, by what was measured on an H200 with the matrices of three models.
@@ -74,41 +64,40 @@ def gemv_is_faster(out_features: int, in_features: int) -> bool:
     return out_features <= 2 * in_features and (in_features <= SHORT_ROW or in_features % 2048 == 0)
 
 
-def _halves(input: Tensor, weight: Tensor, *of_rows: Tensor | None) -> tuple[Tensor, Tensor]:
+def _halves(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     # Strides are of memory, so the input is computed before: what is fused into a row's sum is computed anew for each row.
     input = input.as_strided(input.shape, input.stride())
-    halves = zip(*((None, None) if tensor is None else tensor.chunk(2) for tensor in (weight, *of_rows)), strict=True)
-    first, second = (_row_sums(input, *half) for half in halves)
+    biases = (None, None) if bias is None else bias.chunk(2)
+    first, second = (_row_sums(input, *half) for half in zip(weight.chunk(2), biases, strict=True))
     return first, second
 
 
 # An operator of its own, so that nothing is fused into it. What could be is not worth it: a residual that is added to
 # the sum makes each thread block wait for one more number, 10% for `down`.
 @torch.library.custom_op("writing_in_the_margins::gemv", mutates_args=())
-def gemv(input: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-    """F.linear for an input of one token, (1, …, 1, in_features), summed up in float32; scale: of int8 rows"""
-    return _row_sums(input, weight, bias, scale)
+def gemv(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear for an input of one token, (1, …, 1, in_features), summed up in float32."""
+    return _row_sums(input, weight, bias)
 
 
 @gemv.register_kernel("cuda")
-def _(input: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+def _(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     with torch._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
-        return _row_sums_compiled(input, weight, bias, scale)
+        return _row_sums_compiled(input, weight, bias)
 
 
 @gemv.register_fake
-def _(input: Tensor, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+def _(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return input.new_empty(*input.shape[:-1], weight.shape[0])
 
 
-def _row_sums(input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None = None) -> Tensor:
+def _row_sums(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     in_features = weight.shape[1]
     n_parts = -(-in_features // PART) if in_features <= SHORT_ROW else 1
     n_parts = n_parts if in_features % n_parts == 0 else 1
     rows, x = weight.view(-1, n_parts, in_features // n_parts), input.view(n_parts, -1)
     first, *others = (rows[:, part].float() * x[part].float() for part in range(n_parts))
     sums = sum(others, first).sum(dim=-1)
-    sums = sums if scale is None else sums * scale
     sums = sums if bias is None else sums + bias
     return sums.to(input.dtype).view(*input.shape[:-1], -1)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-
-from model.kernels.int8_product import library
 
 
 def varlen_attention(q, keys, values, groups, causal=False, scale=None):
@@ -25,9 +22,3 @@ def varlen_attention(q, keys, values, groups, causal=False, scale=None):
                 lse[:, query] = scores.logsumexp(-1)
                 out[query] = torch.einsum("hk,khd->hd", scores.softmax(-1), values[seen])
     return out, lse
-
-
-@torch.library.impl(library, "int8_rows", "CPU")
-def int8_rows(x, weight, scale, bias):
-    """model.kernels.int8_rows.int8_rows"""
-    return F.linear(x.float(), weight * scale[:, None], None if bias is None else bias.float()).to(x.dtype)
