@@ -17,6 +17,7 @@ import json
 import signal
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from cli.sources import Sources
 from cli.start import clear, loading_libraries, say
 from cli.terminal import printable
 from cli.weights_bar import WeightsBar
+from report import Recorder, check_report, write_report
 from texts import read_text
 
 from model import InputError
@@ -63,6 +65,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--pattern", choices=PATTERNS, default=Settings.pattern)
     add("--interactive", action="store_true", help="then ask for further questions, and for changes to the margins")
     add("--review", action="store_true", help="before an answer is written, show its margins and ask for changes")
+    add("--report", metavar="FILE.html", help="write a page to look at, with the margins beside the document")
     add("--json", action="store_true", help="print one JSON object on stdout instead of the answer")
     add_checkpoint_options(parser)
     add_reading_options(parser, margin_window="1")
@@ -119,6 +122,8 @@ def run(args: argparse.Namespace) -> None:
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
+    if args.report is not None:
+        check_report(args.report, args.context or [])
     if args.interactive or args.review:
         take_lines(document.piped)
     with loading_libraries():
@@ -170,7 +175,8 @@ def run(args: argparse.Namespace) -> None:
         }
 
     record = Record(Sources(document, wim.plan.chunks), about)
-    asking = Asking(wim, record, answers=not args.json)
+    answered = None if args.report is None else partial(write_report, args.report, document=document, model=where)
+    asking = Asking(wim, record, answers=not args.json, through=Recorder(wim, answered).follow)
     prompt, asked = Prompt(asking, record, room), None
     with ctrl_c_unseen(), on_ctrl_c(unheeded if args.interactive else signal.default_int_handler):
         for query in queries:
