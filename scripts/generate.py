@@ -148,12 +148,14 @@ def run(args: argparse.Namespace) -> None:
             dtype=dtype,
             progress=WeightsBar() if sys.stderr.isatty() else None,
             compiled=args.compile,
+            weights=args.weights,
         )
 
     wim, room = with_room(opened, queries, checkpoint.tokenizer) if args.interactive else (opened(queries), 0)
     clear()
     size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
-    where = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}"
+    kept = " with int8 weights" if args.weights == "int8" else ""
+    where = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}{kept}"
     print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
     for sentence in wim.plan.shortages():
         print(sentence, file=sys.stderr)
@@ -165,6 +167,7 @@ def run(args: argparse.Namespace) -> None:
             "classifier": args.classifier,
             "device": str(device),
             "dtype": str(dtype).removeprefix("torch."),
+            "weights": args.weights,
             "document_tokens": wim.plan.document_tokens,
             "peak_device_bytes": peak_bytes(device),
             "settings": asdict(settings),
