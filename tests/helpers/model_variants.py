@@ -215,6 +215,14 @@ VARIANTS = [
         dict.fromkeys(("num_key_value_heads", "rms_norm_eps", "rope_theta"), LEFT_OUT) | {"num_attention_heads": 8},
     ),
     Variant("mistral-head-dim", "mistral", {"head_dim": 24, "sliding_window": None}),
+    Variant(
+        "gemma2",
+        "gemma2",
+        {"head_dim": 24, "sliding_window": 15, "query_pre_attn_scalar": 7, "attn_logit_softcapping": 3.0},
+        without={"attn_logit_softcapping": None},
+        reader={"head_dim": 16, "sliding_window": 50},
+        weights=lambda name, noise: usual_weights(name, noise) - (1 if "norm" in name else 0),
+    ),
 ]
 # Not published ones.
 CAPPED = {"soft_cap": 3.0, "scale": 0.4}
