@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import ATTENDING, VARIANT, attending_variants, random_tokens, tiny_model, variants
+from model_variants import ATTENDING, VARIANT, attending_variants, plain_variants, random_tokens, tiny_model, variants
 
 from model import InputError, branch
 from model.branch import Branches
@@ -119,7 +119,7 @@ def test_any_branches_continue_as_alone(variant, data):
     assert replies == [alone(model, document[:end], prompt, 3) for end, prompt in zip(ends, prompts, strict=True)]
 
 
-@variants("llama", "qwen2-window", "phi3-partial")
+@plain_variants
 def test_rows_stop_one_by_one(variant):
     model, document = model_of(variant.name), random_tokens(60)
     ends, prompts = [20, 60, 40], [random_tokens(5, seed=seed) for seed in (1, 2, 3)]
@@ -162,7 +162,7 @@ def test_what_does_not_fit_above_the_length_is_refused():
     assert len(list(session.branch([20, 60], [[1, 2], [3]], 18, frozenset(), Sampler()))) == 18  # to the brim
 
 
-@variants("llama", "qwen2", "phi3-longrope", "qwen3-window", "mistral", "capped")
+@plain_variants
 def test_a_probability_is_the_softmax_over_the_two_kinds_of_reply(variant):
     model, document = model_of(variant.name), random_tokens(30)
     prompts = [random_tokens(length, seed=length) for length in (9, 3, 14)]

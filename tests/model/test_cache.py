@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import VARIANT, attending_variants, random_tokens, read, tiny_model, variants
+from model_variants import VARIANT, attending_variants, plain_variants, random_tokens, read, tiny_model, variants
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import KVCache
@@ -198,7 +198,7 @@ def test_a_position_of_llama_3_1_8b_costs_128_kib():
     assert KVCache.bytes_per_token(config, torch.bfloat16) == 131072
 
 
-@variants("llama", "qwen2-window", "phi3-partial")
+@plain_variants
 @pytest.mark.parametrize("stop_after", [None, 3])
 def test_what_was_generated_has_been_read(variant, stop_after):
     """Prompt and reply stay in the cache, whether the reply ends at a stop token or the caller walks away."""
@@ -214,8 +214,9 @@ def test_what_was_generated_has_been_read(variant, stop_after):
     torch.testing.assert_close(logits, fresh(variant.name, known), rtol=1e-4, atol=5e-5)
 
 
-def test_generation_ends_at_a_stop_token_and_does_not_yield_it():
-    model, prompt = model_of("llama"), random_tokens(20)
+@plain_variants
+def test_generation_ends_at_a_stop_token_and_does_not_yield_it(variant):
+    model, prompt = model_of(variant.name), random_tokens(20)
     session = Session(model, CAPACITY)
     reply = list(session.generate(prompt, 12, frozenset(), Sampler()))
     stop = next(token for i, token in enumerate(reply) if i > 2 and token not in reply[:i])
