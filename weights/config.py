@@ -64,7 +64,10 @@ def read_model_config(config: Config, model_max_length: object = None) -> ModelC
         )
     rope = read_rope(config, family, head_dim, sizes["max_position_embeddings"])
     context_length = _context_length(config, rope, sizes["max_position_embeddings"], model_max_length)
-    given = {key: config.get(key, default) for key, default in family.own.items()}
+    own = {key: positive(key, config.get(key, default)) for key, default in family.own.items()}
+    for key, default in family.optional.items():
+        value = config.get(key, default)
+        own[key] = None if value is None else positive(key, value)
     biases = {key: key in family.biases and flag(config, key) for key in ("attention_bias", "mlp_bias")}
     return ModelConfig(
         model_type=model_type,
@@ -76,7 +79,7 @@ def read_model_config(config: Config, model_max_length: object = None) -> ModelC
         rope=rope,
         context_length=context_length,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"),
-        own={key: value if value is None else positive(key, value) for key, value in given.items()},
+        own=own,
         **sizes,
         **biases,
     )

@@ -45,7 +45,7 @@ class Family:
         family that has it among them and falls back on its maximum
     rope_types: the rotary embeddings it may have, each by the names that files give it
     partial: only a part of a head may be rotated
-    own: numbers that only this family has, with their defaults; a file may say null of each (ModelConfig.own)
+    own, optional: numbers that only this family has, with their defaults (ModelConfig.own); the optional ones may be null
     """
 
     architecture: str
@@ -67,7 +67,8 @@ class Family:
         default_factory=lambda: {name: name for name in ("default", "linear", "llama3", "yarn", "longrope")}
     )
     partial: bool = False
-    own: dict[str, float | None] = field(default_factory=dict)
+    own: dict[str, float] = field(default_factory=dict)
+    optional: dict[str, float | None] = field(default_factory=dict)
 
 
 QWEN2 = Family(

@@ -207,7 +207,7 @@ VARIANTS = [
         {"sliding_window": 15},
         without={"sliding_window": None},
         attends=True,
-        reader={"sliding_window": 50},
+        reader={"sliding_window": 120},
     ),
     Variant(
         "mistral-defaults",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 import torch
+from model_variants import PLAIN
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -258,4 +259,5 @@ def random_weights(config: dict[str, object]) -> dict[str, torch.Tensor]:
     """Random values for all parameters of the model, by name; tied ones under their first name only."""
     with torch.device("meta"):
         model = build_model(read_model_config(config))
-    return {name: torch.randn(parameter.shape) * 0.05 for name, parameter in model.named_parameters()}
+    [weights] = [variant.weights for variant in PLAIN if variant.kind == config["model_type"]]
+    return {name: weights(name, torch.randn(parameter.shape)) for name, parameter in model.named_parameters()}

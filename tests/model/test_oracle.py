@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from functools import cache as memoize
 
 import pytest
@@ -240,7 +241,7 @@ def assert_means_the_same(config):
     heads_share = theirs.hidden_size // theirs.num_attention_heads
     assert ours.head_dim == (getattr(theirs, "head_dim", None) or heads_share)
     family = FAMILIES[config["model_type"]]
-    for key in (*family.biases, *family.own):
+    for key in (*family.biases, *family.own, *family.optional):
         assert ours.own.get(key, getattr(ours, key, None)) == getattr(theirs, key), key
 
     known = vars(AutoConfig.for_model(config["model_type"]))  # transformers keeps what it does not know
@@ -457,3 +458,13 @@ def test_an_unusable_configuration_gets_a_sentence(kind, changes, words):
     message = str(error.value)
     assert all(word in message for word in words), message
     assert message.endswith(".") and "\n" not in message
+
+
+@pytest.mark.parametrize("given", [{}, {"depth": 3, "cap": None}, {"depth": 3, "cap": 2.5}])
+def test_a_family_may_have_numbers_of_its_own(monkeypatch, given):
+    odd = replace(FAMILIES["llama"], own={"depth": 7}, optional={"cap": 50.0})
+    monkeypatch.setitem(FAMILIES, "llama", odd)
+    assert read_model_config(base_config("llama") | given).own == {"depth": 7, "cap": 50.0} | given
+    for bad in ({"depth": None}, {"depth": "deep"}, {"cap": -1}):
+        with pytest.raises(InputError, match="should be a positive number"):
+            read_model_config(base_config("llama") | bad)
