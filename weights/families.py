@@ -154,6 +154,7 @@ FAMILIES = {
         slides=lambda layer, config: layer % 2 == 0,
         sliding_window=4096,
         lists_layers=True,
-        own={"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        own={"query_pre_attn_scalar": 256},
+        optional={"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     ),
 }
