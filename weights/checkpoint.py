@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from model import ModelConfig, build_model, count_parameters
+from model import ModelConfig, count_bytes, empty_model
 from model.errors import InputError, shown
 from weights.config import read_model_config
 from weights.files import ADAPTER, QUANTISATION_FILES, SMALL_FILES, is_there, read_json
@@ -64,22 +64,27 @@ class Checkpoint:
         """Sent to another process, it is opened there anew: a compiled chat template cannot be pickled."""
         return Checkpoint.open, (self.name, self.revision)
 
-    def weight_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of the parameters in `dtype`, tied ones counted once. Needs no weight file."""
-        return count_parameters(self.config) * dtype.itemsize
+    def weight_bytes(self, dtype: torch.dtype, weights: str = "float") -> int:
+        """Bytes of the parameters, as `load_model` has them, tied ones counted once. Needs no weight file."""
+        return count_bytes(self.config, dtype, weights)
 
     def load_model(
-        self, device: torch.device | str, dtype: torch.dtype, max_length: int, progress: Progress | None = None
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        max_length: int,
+        progress: Progress | None = None,
+        weights: str = "float",
     ) -> nn.Module:
         """Find or download the weights and load them; the model comes back ready for inference.
 
         max_length: how many positions the run will use at most; LongRoPE chooses its factors by it
         progress: told (bytes read, bytes in all) while the weights come in
+        weights: "int8" for the matrices of the layers as integers (model/int8.py); `dtype` is what is computed in
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)
-        with torch.device("meta"):  # no memory behind its parameters yet
-            model = build_model(self.config)
+        model = empty_model(self.config, dtype, weights)
         load_weights(model, folder, device=device, dtype=dtype, progress=progress)
         model.eval().requires_grad_(False)
         model.fuse_weights()

@@ -42,6 +42,7 @@ class Sessions:
 
     progress: see Checkpoint.load_model
     compiled: see CausalLM.compile_layers
+    weights: see Checkpoint.load_model
     Raises InputError for `compiled` on another device than CUDA.
     """
 
@@ -51,9 +52,10 @@ class Sessions:
         dtype: torch.dtype,
         progress: Progress | None = None,
         compiled: bool = False,
+        weights: str = "float",
     ):
         check_compile(compiled, device)
-        self.device, self.dtype, self.progress, self.compiled = device, dtype, progress, compiled
+        self.device, self.dtype, self.progress, self.compiled, self.weights = device, dtype, progress, compiled, weights
         self._models: dict[str, nn.Module] = {}  # by folder
         self._lengths: dict[str, int] = {}  # by folder: the length that the model's rotary frequencies are for
         self._sessions: dict[str, Session] = {}  # by role
@@ -67,7 +69,7 @@ class Sessions:
         if free is not None:
             free += sum(session.cache.nbytes for session in self._sessions.values())
             free += sum(weight.nbytes for model in self._models.values() for weight in model.parameters())
-        needed = needed_bytes(wanted, self.dtype)
+        needed = needed_bytes(wanted, self.dtype, self.weights)
         if free is not None and sum(needed.values()) > free:
             weights, cache, work = (f"{needed[name] / GIB:.1f} GiB" for name in ("weights", "cache", "work"))
             raise InputError(
@@ -80,7 +82,7 @@ class Sessions:
         """A session with an empty cache of at least the wanted capacity. The one before of its role is over."""
         folder = str(wanted.checkpoint.folder)
         if folder not in self._models:
-            model = wanted.checkpoint.load_model(self.device, self.dtype, wanted.longest, progress=self.progress)
+            model = wanted.checkpoint.load_model(self.device, self.dtype, wanted.longest, self.progress, self.weights)
             if self.compiled:
                 model.compile_layers()
             self._models[folder] = model
@@ -106,13 +108,13 @@ def same_rotation(config: ModelConfig, first: int, second: int) -> bool:
     return config.rope.rope_type != "longrope" or (first > original) == (second > original)
 
 
-def needed_bytes(wanted: Sequence[Wanted], dtype: torch.dtype) -> dict[str, int]:
+def needed_bytes(wanted: Sequence[Wanted], dtype: torch.dtype, weights: str = "float") -> dict[str, int]:
     """Bytes on the device: weights, caches, and an estimate of the room to work in."""
     checkpoints = {each.checkpoint.folder: each.checkpoint for each in wanted}.values()
-    weights = sum(checkpoint.weight_bytes(dtype) for checkpoint in checkpoints)
+    held = sum(checkpoint.weight_bytes(dtype, weights) for checkpoint in checkpoints)
     cache = sum(each.capacity * KVCache.bytes_per_token(each.checkpoint.config, dtype) for each in wanted)
     work = max(_work_bytes(each, dtype) for each in wanted)
-    return {"weights": weights, "cache": cache, "work": work}
+    return {"weights": held, "cache": cache, "work": work}
 
 
 def _work_bytes(wanted: Wanted, dtype: torch.dtype) -> int:

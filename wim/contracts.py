@@ -84,11 +84,11 @@ class FullSession(Session, Protocol):
     def attention(
         self,
         ends: Sequence[int],
-        prompts: Sequence[Sequence[int]],
-        watched: Sequence[range],
+        question: tuple[Sequence[int], range],
+        empty: tuple[Sequence[int], range],
         borders: Sequence[Sequence[int]],
-    ) -> list[Any]:
-        """What some tokens of each prompt look at, see model.session.Session.attention and model/attention_mass.py."""
+    ) -> list[list[float]]:
+        """How much more a question makes the model look at spans of the cache than an empty one; see model/session.py."""
         ...
 
     def prefill_and_probability(

@@ -24,8 +24,9 @@ from wim.budget import Plan
 from wim.chunks import Chunk
 from wim.contracts import FullSession, Session, check_session
 from wim.desk import Desk
-from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken
+from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken, Noted
 from wim.notes import last_prompt
+from wim.room import check_question
 from wim.verdict import Classifier, says_nothing
 
 
@@ -48,8 +49,10 @@ class WiM:
         """Answer a question, yielding what happens (wim/events.py); the last event is Done.
 
         pattern: another than that of the settings, so that `llm` and `wim` can share a document; the plan must allow for it
+        Raises InputError for a question that is so much longer than those of the plan that there is no room for it.
         """
         pattern = pattern or self.settings.pattern
+        check_question(self.plan, query, pattern)
         check_session(self.session, self.settings, pattern, self.plan.margin_window)
         self.desk.begin()
         yield from self.desk.back()  # the caller may have walked away from an earlier question midway
@@ -62,9 +65,8 @@ class WiM:
                 if self.settings.margins != "underlined" and not hasattr(self.session, "branch"):
                     yield from self.desk.back_to_header()  # a margin on a chunk that others follow would be a branch
                 margins = yield from self._noting()(query)
+                yield Noted(margins)
                 yield from self._answer(query, margins)
-            case unknown:
-                raise ValueError(f"There is no pattern {unknown!r}.")
 
     def one_by_one(self, query: str) -> Generator[Event, None, list[Margin]]:
         """The paper's loop. Returns the margins on the chunks."""
@@ -147,6 +149,7 @@ class WiM:
         """Answer from what has been read of the document, and from margins that somebody may have edited or written.
 
         `ask` ends in this way: the relevant margins count, and the last event is Done.
+        Raises DoesNotFit for a question that there is no room for.
         """
         self.desk.begin()
         yield from self.desk.back()

@@ -30,17 +30,18 @@ def open_document(
     dtype: torch.dtype,
     progress: Progress | None = None,
     compiled: bool = False,
+    weights: str = "float",
 ) -> WiM:
     """Plan a run over one document, check the room it needs, load the weights and allocate the caches.
 
     queries: all that will be asked; the room is computed for the largest
     prompts: None for those that the checkpoint's folder brings, or the project's own
     classifier: judges margins; may be `checkpoint` itself, which then serves both with one copy of its weights
-    device, dtype, progress, compiled: see weights.sessions.Sessions
+    device, dtype, progress, compiled, weights: see weights.sessions.Sessions
     Raises InputError for whatever does not fit.
     """
     plan = make_plan(checkpoint, document, queries, settings, prompts, classifier)
-    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled)).open(plan)
+    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled, weights)).open(plan)
 
 
 class Reader:

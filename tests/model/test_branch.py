@@ -108,7 +108,7 @@ def test_rows_of_varying_length_in_one_call(monkeypatch, variant, rows, limits):
 
 
 @attending_variants
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_branches_continue_as_alone(variant, data):
     model, document = model_of(variant.name), random_tokens(50)

@@ -35,7 +35,7 @@ steps = st.one_of(st.tuples(st.just("read"), st.integers(1, 30)), st.tuples(st.j
 
 
 @attending_variants
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(history=st.lists(steps, min_size=1, max_size=12), last=st.integers(1, 20), seed=st.integers(0, 5))
 def test_after_any_history_the_next_logits_are_those_of_a_fresh_prefill(variant, history, last, seed):
     model = model_of(variant.name)
@@ -57,7 +57,7 @@ def test_after_any_history_the_next_logits_are_those_of_a_fresh_prefill(variant,
 
 
 @attending_variants
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(borders=st.sets(st.integers(1, 79), max_size=8))
 def test_any_split_gives_the_logits_of_one_shot(variant, borders):
     model, tokens = model_of(variant.name), random_tokens(80)

@@ -327,7 +327,7 @@ def configs(draw, kind):
 
 @kinds
 @given(data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_a_mutated_config_is_refused_or_means_what_it_means_to_transformers(kind, data):
     config = data.draw(configs(kind))
     try:

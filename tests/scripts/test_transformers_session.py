@@ -11,7 +11,7 @@ from transformers_session import TransformersSession
 from wim_helpers import DOCUMENT, OTHER, QUERY, READERS, open_wim, write_reader
 
 from model import InputError
-from wim.events import ChunkRead, Done, MarginDone
+from wim.events import ChunkRead, Done, MarginDone, Noted
 from wim.loop import WiM
 from wim.verdict import Classifier
 
@@ -28,7 +28,7 @@ def plainly(event):
     fields = dict(vars(event))
     if isinstance(event, MarginDone):
         fields = dict(vars(event.margin))
-    elif isinstance(event, Done):
+    elif isinstance(event, (Noted, Done)):
         fields |= {"seconds": None, "margins": [plainly(MarginDone(margin)) for margin in event.margins]}
     if fields.get("probability") is not None:
         fields["probability"] = pytest.approx(fields["probability"], abs=1e-4)

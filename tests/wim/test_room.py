@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from weights_helpers import write_checkpoint
@@ -29,8 +30,11 @@ from wim_helpers import (
 from model import InputError
 from weights import Checkpoint, sessions
 from wim.budget import make_plan
+from wim.events import Done
 from wim.needs import NOTE_EDGES
 from wim.prompts import Prompts
+from wim.reader import wanted_sessions
+from wim.room import check_question
 
 # Room ---------------------------------------------------------------------------------------------------------------------
 
@@ -97,6 +101,28 @@ def test_what_exceeds_the_context_is_refused_before_weights_are_read(folders, mo
         assert str(number) in re.findall(r"\b\d+\b", message), (number, message)
 
 
+@plain_readers
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"margin_window": None}, {"margins": "underlined"}, {"pattern": "llm"}, {"pattern": "rag"}],
+    ids=["window-1", "window-all", "underlined", "llm", "rag"],
+)
+def test_a_question_that_was_not_planned_for_is_answered_if_it_fits_and_else_refused(folders, name, options):
+    """Each one word longer than the one before: a sentence with the numbers, and never an answer from half the room."""
+    wim = open_wim(folders[name], DOCUMENT, **options)
+    refused = 0
+    for n in range(0, 60, 4):
+        query = QUERY + " Mary?" * n
+        try:
+            assert isinstance(done(ask(wim, query)), Done)
+            assert not refused
+        except InputError as error:
+            n_tokens, needed, there = map(int, re.findall(r"\b\d+\b", str(error)))
+            assert n_tokens == len(wim.prompts.tokenizer.encode(query)) and needed > there
+            refused += 1
+    assert refused > 2 and done(ask(wim)).answer
+
+
 def refuse_to_load(*arguments, **options):
     raise AssertionError("weights were read")
 
@@ -126,6 +152,22 @@ def test_what_just_fits_is_not_refused(folders, monkeypatch):
     monkeypatch.setattr(sessions, "free_bytes", lambda device: needed - 1)
     with pytest.raises(InputError):
         open_wim(folders["llama"], DOCUMENT)
+
+
+def test_int8_weights_need_less_room(folders, monkeypatch):
+    """What just fits with them is not refused, and without them it is; what is held is what was said."""
+    checkpoint = Checkpoint.open(str(folders["llama"]))
+    plan = make_plan(checkpoint, DOCUMENT, [QUERY], SETTINGS, Prompts(), checkpoint)
+    wanted = wanted_sessions(plan, checkpoint, checkpoint)
+    cpu, float32 = torch.device("cpu"), torch.float32
+    needed = sessions.needed_bytes(wanted, float32, "int8")
+    assert needed["weights"] < 0.8 * sessions.needed_bytes(wanted, float32)["weights"]
+    monkeypatch.setattr(sessions, "free_bytes", lambda device: sum(needed.values()))
+    with pytest.raises(InputError, match="GiB for weights"):
+        sessions.Sessions(cpu, float32).check_room(wanted)
+    int8 = sessions.Sessions(cpu, float32, weights="int8")
+    int8.check_room(wanted)
+    assert sum(weight.nbytes for weight in int8.open(wanted[0]).model.parameters()) == needed["weights"]
 
 
 def test_prompts_that_are_read_together_need_room_to_work_in(folders):
@@ -181,6 +223,15 @@ def test_a_tokenizer_that_cannot_tell_yes_from_no_gives_no_verdicts(tmp_path):
             open_wim(folder, DOCUMENT, **options)
     assert done(ask(open_wim(folder, DOCUMENT, classifier=None))).margins
     assert done(ask(open_wim(folder, DOCUMENT, pattern="llm"))).margins == []
+
+
+@pytest.mark.parametrize("pattern", ["llm", "rag", "wim"])
+def test_a_plan_of_several_patterns_has_room_for_another_question_with_each(folders, pattern):
+    checkpoint = Checkpoint.open(str(folders["llama"]))
+    plan = make_plan(checkpoint, DOCUMENT, [QUERY + QUERY], SETTINGS, classifier=checkpoint, patterns=["llm", "rag", "wim"])
+    check_question(plan, QUERY, pattern)
+    with pytest.raises(InputError, match="was not planned for"):
+        check_question(plan, QUERY * 200, pattern)
 
 
 @pytest.mark.parametrize("text", ["", " \n\t "])

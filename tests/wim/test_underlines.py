@@ -8,10 +8,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from wim_helpers import DOCUMENT, OTHER, QUERY, ask, done, of, open_wim, plainly_read, readers, region, tokens_read
+from wim_helpers import (
+    DOCUMENT,
+    OTHER,
+    QUERY,
+    ask,
+    done,
+    of,
+    open_wim,
+    plainly_read,
+    random_readers,
+    readers,
+    region,
+    tokens_read,
+)
 
 from wim.chunks import LONG_SENTENCE, split_document
 from wim.events import ChunkRead, MarginDone, MarginToken
+from wim.prompt_ids import EMPTY
 from wim.prompts import Prompts
 from wim.underlines import LEAST_SHARE, scores
 
@@ -44,7 +58,7 @@ def test_the_documents_cache_is_that_of_plain_reading(folders, name, margins):
         assert wim.session.length == expected.shape[3] and torch.equal(region(wim.session), expected)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2-window"])
+@random_readers
 def test_each_chunk_is_looked_at_from_its_own_end(folders, name):
     """The scores of a chunk do not depend on what follows it, nor on how many are looked at together."""
     whole = open_wim(folders[name], DOCUMENT, margins="underlined")
@@ -58,6 +72,13 @@ def test_each_chunk_is_looked_at_from_its_own_end(folders, name):
     found = scores(part, QUERY, part.plan.chunks[:2])
     assert [sentence for _, sentence, _ in found] == [sentence for _, sentence, _ in expected[: len(found)]]
     assert [score for *_, score in found] == pytest.approx([score for *_, score in expected[: len(found)]], rel=1e-3)
+    # And they are what the question looks at when no more than the chunk has been read.
+    chunk, looks = whole.plan.chunks[1], [whole.prompts.look(query) for query in (QUERY, EMPTY)]
+    session, first = plainly_read(whole, whole.plan.chunks[:2]), len(whole.prompts.header)
+    borders = [first + at for at in (chunk.start, *(sentence.end for sentence in chunk.sentences))]
+    [alone] = session.attention([session.length], *looks, [borders])
+    of_chunk = [score * max(1, len(sentence.text)) ** 0.5 for each, sentence, score in expected if each is chunk]
+    assert of_chunk == pytest.approx(alone, rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3"])
