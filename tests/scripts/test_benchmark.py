@@ -10,12 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import benchmark  # noqa: E402
+from measuring import measures  # noqa: E402
 
 SMALL = ["--tokens", "300", "--chunk-tokens", "128", "--margin-tokens", "3", "--answer-tokens", "3", "--device", "cpu"]
 
 
 def test_all_measurements_run_and_are_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(benchmark.CEILING_SIZES, "other", (1 << 20, 64))
+    monkeypatch.setitem(measures.CEILING_SIZES, "other", (1 << 20, 64))
     assert benchmark.main(["--model", "demo-llama", *SMALL, "--json", str(tmp_path / "results.json")]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["tokens"] for row in results["lengths"][:-1]] == [128, 300]
@@ -42,12 +43,14 @@ def test_all_measurements_run_and_are_written(tmp_path, monkeypatch, capsys):
         (["--tokens", "0"], "--tokens is 0"),
         (["--margin-tokens", "1" + 20 * "0"], "lower --margin-tokens"),
         (["--answer-tokens", "1" + 20 * "0"], "lower --answer-tokens"),
+        (["--layers", "2"], "--layers is 2; give at least 1, and shapes with --shapes, not --model."),
+        (["--shapes", "llama-3.1-70b", "--layers", "0"], "--layers is 0"),
         (["--shapes", "llama-3.1-8b", "--tokens", "200000"], "the model has 131072 positions"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
 def test_bad_input_gets_a_sentence_before_work(options, words, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "load", None)
+    monkeypatch.setattr(measures, "load", None)
     model = [] if "--shapes" in options else ["--model", "demo-llama"]
     try:
         code = benchmark.main([*model, "--device", "cpu", *options])
