@@ -153,6 +153,8 @@ def run(args: argparse.Namespace) -> None:
 def say_run(label: str, run: dict[str, float]) -> None:
     phases = ("total", "prefill", "margins", "verdicts", "answer", "second_question")
     times = ", ".join(f"{phase} {run[f'{phase}_s']:.2f} s" for phase in phases if run.get(f"{phase}_s") is not None)
+    if run.get("first_margin_s") is not None:
+        times += f", first margin after {run['first_margin_s']:.2f} s with {run['share_read_at_first_margin']:.0%} read"
     extra = run.get("peak_over_weights_and_cache_gib")
     say(f"{label}: {times}" + (f", peak over weights and cache {extra:.2f} GiB" if extra is not None else ""))
 
@@ -161,12 +163,14 @@ def say_ratios(runs: dict[str, dict[str, float]]) -> None:
     """Each of our runs against our plain run and against transformers'."""
     others = {label: run["total_s"] for label, run in runs.items() if label == "llm" or label.startswith("transformers")}
     for label, run in runs.items():
-        if not label.startswith("transformers"):
-            ratios = (
-                f"{run['total_s'] / total:.2f} times the seconds of {other}"
-                for other, total in others.items()
-                if other != label
-            )
+        if label.startswith("transformers"):
+            continue
+        ratios = [
+            f"{run['total_s'] / total:.2f} times the seconds of {other}"
+            for other, total in others.items()
+            if other != label
+        ]
+        if ratios:
             say(f"{label}: {', '.join(ratios)}")
 
 

@@ -21,7 +21,7 @@ from model.session import Session
 from weights import Checkpoint
 from weights.device import free_bytes, peak_bytes
 from wim.budget import Plan
-from wim.events import Done, MarginToken
+from wim.events import ChunkRead, Done, MarginDone, MarginToken
 from wim.loop import WiM
 from wim.settings import Settings
 from wim.verdict import Classifier
@@ -158,13 +158,17 @@ def whole_run(bench: Bench, changes: dict[str, object], questions: int = 1) -> d
     wim = WiM(plan, session, classifier)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    first_token, results = None, []
+    first_token, first_margin, read, read_then, results = None, None, 0, None, []
     for _ in range(questions):
         bench.synchronize()
         start = time.perf_counter()
         for event in wim.ask(QUERY):
+            if isinstance(event, ChunkRead):
+                read += event.tokens
             if isinstance(event, MarginToken) and first_token is None:
                 first_token = time.perf_counter() - start
+            if isinstance(event, MarginDone) and first_margin is None:
+                first_margin, read_then = time.perf_counter() - start, read / bench.n_tokens
         bench.synchronize()
         assert isinstance(event, Done)
         results.append((time.perf_counter() - start, event))
@@ -175,6 +179,8 @@ def whole_run(bench: Bench, changes: dict[str, object], questions: int = 1) -> d
         "total_s": first,
         **{f"{phase}_s": seconds for phase, seconds in done.seconds.items()},
         "first_margin_token_s": first_token,
+        "first_margin_s": first_margin,  # until it is complete, and judged
+        "share_read_at_first_margin": read_then,
         "second_question_s": results[1][0] if questions > 1 else None,
         "cache_gib": cache / GIB,
         "peak_over_weights_and_cache_gib": None if peak is None else (peak - bench.weight_bytes - cache) / GIB,

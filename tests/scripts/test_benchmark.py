@@ -31,6 +31,9 @@ def test_all_measurements_run_and_are_written(tmp_path, monkeypatch, capsys):
         "transformers",
     ]
     assert all(run["total_s"] > 0 for run in runs.values())
+    first = {name: runs[f"wim, window {name}"] for name in ("1", "all")}
+    assert all(0 < run["first_margin_token_s"] < run["first_margin_s"] < run["total_s"] for run in first.values())
+    assert [run["share_read_at_first_margin"] for run in first.values()] == [pytest.approx(128 / 300), 1]
     assert capsys.readouterr().out.count("times the seconds of llm") == 3  # a line of ratios for each window
 
 
