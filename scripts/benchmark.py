@@ -21,7 +21,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from cli.options import Parser, exit_code, parse_window
+from cli.compiling import choose_compiled
+from cli.options import Parser, add_compile_option, exit_code, parse_window
 from cli.start import loading_libraries
 from evaluation.plot import check_plot
 from measuring.shapes import SHAPES
@@ -47,7 +48,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--device")
     add("--dtype")
     add("--weights", choices=WEIGHTS, default="float", help="int8: the layers' matrices rounded to 8 bits")
-    add("--compile", action="store_true", help="compile the layers, for prefill and for decoding")
+    add_compile_option(parser, compiles=True)
     add("--json", metavar="FILE", help="write everything there as well")
     add("--plot", metavar="FILE.png", help="draw seconds by phase (needs matplotlib)")
     return parser.parse_args(arguments)
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
     device = pick_device(args.device)
     dtype, cuda = pick_dtype(args.dtype, device), device.type == "cuda"
-    check_compile(args.compile, device)
+    check_compile(bool(args.compile), device)
     if not args.model and not args.shapes:
         args.shapes, args.model = ("llama-3.1-8b", None) if cuda else (None, "demo-llama")
     if args.layers is not None and (args.model or args.layers < 1):
@@ -95,8 +96,10 @@ def run(args: argparse.Namespace) -> None:
     config = read_model_config(published) if checkpoint is None else checkpoint.config
     plans = [random_plan(config, replace(settings, **changes), n_tokens) for changes in to_run.values()]
     capacity = max(plan.capacity for plan in plans)
+    n_runs, n_steps = 2 * len(to_run), args.margin_tokens + args.answer_tokens  # each run is warmed up
+    compiled = choose_compiled(args.compile, device, dtype, config, n_runs * n_tokens, n_runs * n_steps)
     model = measures.load(checkpoint, config, capacity, device, dtype, args.weights)
-    if args.compile:
+    if compiled:
         model.compile_layers()
     bench = measures.Bench(model, published, device, dtype, settings, n_tokens, capacity)
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.processor() or platform.machine()} CPU"
@@ -108,10 +111,11 @@ def run(args: argparse.Namespace) -> None:
         "weights": args.weights,
         "model": args.model or f"{args.shapes} (random weights, {config.num_hidden_layers} layers)",
         "document_tokens": bench.n_tokens,
-        "compiled": args.compile,
+        "compiled": compiled,
         "settings": vars(settings),
     }
-    say(f"{results['model']} on {name}, {results['dtype']}, torch {torch.__version__}, {results['date']}")
+    layers = "compiled layers" if compiled else "layers as they are"
+    say(f"{results['model']} on {name}, {results['dtype']}, torch {torch.__version__}, {layers}, {results['date']}")
 
     results["cold_first_tokens_s"] = measures.cold_start(bench)
     say(f"first two tokens after a chunk, cold process: {results['cold_first_tokens_s']:.1f} s")
