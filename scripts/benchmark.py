@@ -6,7 +6,8 @@
 
 Weights are random unless --model is given: nothing is downloaded. Every margin is written at full length and judged
 relevant, which is the dearest case. With transformers installed, its plain prompt and the published loop on its cache are
-measured in the same process on the same weights. How it is measured is in scripts/measuring/.
+measured in the same process on the same weights. A cold run has a process of its own. How it is measured is in
+scripts/measuring/.
 """
 
 from __future__ import annotations
@@ -14,22 +15,29 @@ from __future__ import annotations
 import cli.start  # noqa: F401  # isort: skip  (first: from here on, Ctrl-C gives no traceback)
 import argparse
 import json
+import os
 import platform
+import statistics
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cli.compiling import choose_compiled
 from cli.options import Parser, add_compile_option, exit_code, parse_window
-from cli.start import loading_libraries
+from cli.start import clear, loading_libraries
+from cli.start import say as wait_for
 from evaluation.plot import check_plot
 from measuring.shapes import SHAPES
 
 from model import InputError
 from model.config import WEIGHTS
 from wim.settings import Settings
+
+MOST_PROCESSES = 100
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -49,12 +57,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--dtype")
     add("--weights", choices=WEIGHTS, default="float", help="int8: the layers' matrices rounded to 8 bits")
     add_compile_option(parser, compiles=True)
+    add("--cold", type=int, default=1, metavar="N", help="cold processes for the last of the windows; default 1")
+    add("--cold-result", metavar="FILE", help=argparse.SUPPRESS)  # in such a process: where to write what was measured
     add("--json", metavar="FILE", help="write everything there as well")
     add("--plot", metavar="FILE.png", help="draw seconds by phase (needs matplotlib)")
     return parser.parse_args(arguments)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, arguments: list[str]) -> None:
     with loading_libraries():
         import torch
         from measuring import measures
@@ -76,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--json {args.json} is a folder, or its folder does not exist; give a file's path.")
     if args.plot:
         check_plot(args.plot)
+    if not 0 <= args.cold <= MOST_PROCESSES:
+        raise InputError(f"--cold is {args.cold}; give at most {MOST_PROCESSES}, or 0 to leave it out.")
     if n_tokens < 1:
         raise InputError(f"--tokens is {n_tokens}; give at least 1.")
     settings = Settings(
@@ -97,11 +109,19 @@ def run(args: argparse.Namespace) -> None:
     plans = [random_plan(config, replace(settings, **changes), n_tokens) for changes in to_run.values()]
     capacity = max(plan.capacity for plan in plans)
     n_runs, n_steps = 2 * len(to_run), args.margin_tokens + args.answer_tokens  # each run is warmed up
+    if args.cold_result:
+        n_runs = 1  # for which compiling may not pay
     compiled = choose_compiled(args.compile, device, dtype, config, n_runs * n_tokens, n_runs * n_steps)
+    cold = [] if args.cold_result else cold_runs(args.cold, arguments)
     model = measures.load(checkpoint, config, capacity, device, dtype, args.weights)
     if compiled:
         model.compile_layers()
     bench = measures.Bench(model, published, device, dtype, settings, n_tokens, capacity)
+    *_, (last_label, last_changes) = to_run.items()
+    if args.cold_result:
+        found = {"compiled": compiled, **measures.whole_run(bench, last_changes)}
+        Path(args.cold_result).write_text(json.dumps(found))
+        return
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.processor() or platform.machine()} CPU"
     results: dict = {
         "date": time.strftime("%Y-%m-%d"),
@@ -114,11 +134,15 @@ def run(args: argparse.Namespace) -> None:
         "compiled": compiled,
         "settings": vars(settings),
     }
-    layers = "compiled layers" if compiled else "layers as they are"
+    layers = layers_of(results)
     say(f"{results['model']} on {name}, {results['dtype']}, torch {torch.__version__}, {layers}, {results['date']}")
 
     results["cold_first_tokens_s"] = measures.cold_start(bench)
-    say(f"first two tokens after a chunk, cold process: {results['cold_first_tokens_s']:.1f} s")
+    first_tokens = f"first two tokens after a chunk {results['cold_first_tokens_s']:.1f} s from loaded weights"
+    say(f"cold process, {layers}: {first_tokens}")
+    if cold:
+        results["cold_runs"] = {last_label: cold}
+        say_cold(last_label, cold)
 
     results["ceilings"] = ceiling = measures.ceilings(bench)
     say(f"ceilings: copy {ceiling['copy_tb_s']:.3g} TB/s, matmul {ceiling['matmul_tflop_s']:.3g} TFLOP/s")
@@ -152,6 +176,40 @@ def run(args: argparse.Namespace) -> None:
         Path(args.json).write_text(json.dumps(results, indent=1, default=str) + "\n")
     if args.plot:
         plot(results, args.plot)
+
+
+def cold_runs(n_processes: int, arguments: list[str]) -> list[dict[str, float]]:
+    """The last of the windows in new processes: whole_run's figures, from loaded weights on, and `process_s`, all of it.
+
+    Raises InputError where one fails.
+    """
+    found, same_code = [], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with TemporaryDirectory() as folder:
+        result = Path(folder) / "cold.json"
+        command = [sys.executable, __file__, *arguments, "--cold-result", str(result)]
+        for n in range(n_processes):
+            wait_for(f"measuring cold process {n + 1} of {n_processes}")
+            start = time.perf_counter()
+            process = subprocess.run(command, capture_output=True, text=True, env=same_code)
+            seconds = time.perf_counter() - start
+            if process.returncode:
+                said = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]
+                if process.returncode == 2 and said.startswith("error: "):
+                    raise InputError(said.removeprefix("error: "))  # it would be said here too
+                raise InputError(f"A cold process ended with {process.returncode} ({said}); leave it out with --cold 0.")
+            found.append({**json.loads(result.read_text()), "process_s": seconds})
+        clear()
+    return found
+
+
+def say_cold(label: str, runs: list[dict[str, float]]) -> None:
+    total, process = (statistics.median(run[name] for run in runs) for name in ("total_s", "process_s"))
+    seconds = f"{total:.1f} s from loaded weights, {process:.1f} s in all, the medians of {len(runs)}"
+    say(f"cold process, {layers_of(runs[0])}: {label} {seconds}")
+
+
+def layers_of(measured: dict) -> str:
+    return "compiled layers" if measured["compiled"] else "layers as they are"
 
 
 def say_run(label: str, run: dict[str, float]) -> None:
@@ -200,8 +258,9 @@ def say(line: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     args = parse_arguments(arguments)
-    return exit_code(lambda: run(args))
+    return exit_code(lambda: run(args, arguments))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ def test_all_measurements_run_and_are_written(tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["tokens"] for row in results["lengths"][:-1]] == [128, 300]
     assert results["lengths"][-1]["rollback_us"] > 0
+    [cold] = results["cold_runs"]["wim, window all"]
+    assert 0 < cold["first_margin_s"] < cold["total_s"] < cold["process_s"] and not cold["compiled"]
     runs = results["runs"]
     assert [name.split(",")[0].split()[0] for name in runs] == [
         "llm",
@@ -44,6 +46,8 @@ def test_all_measurements_run_and_are_written(tmp_path, monkeypatch, capsys):
         (["--tokens", "1" + 20 * "0"], "the model has 12288 positions; give less."),
         (["--tokens", "9" * 5000], "argument --tokens: invalid int value"),
         (["--tokens", "0"], "--tokens is 0"),
+        (["--cold", "-1"], "--cold is -1"),
+        (["--cold", "101"], "--cold is 101; give at most 100"),
         (["--margin-tokens", "1" + 20 * "0"], "lower --margin-tokens"),
         (["--answer-tokens", "1" + 20 * "0"], "lower --answer-tokens"),
         (["--layers", "2"], "--layers is 2; give at least 1, and shapes with --shapes, not --model."),
@@ -63,3 +67,19 @@ def test_bad_input_gets_a_sentence_before_work(options, words, monkeypatch, caps
     assert (code, captured.out) == (2, "")
     assert captured.err.startswith("error: ") and words in captured.err
     assert captured.err.count("\n") == 1 and len(captured.err) < 700
+
+
+def test_a_cold_process_that_fails_says_why(monkeypatch, tmp_path, capsys):
+    script = tmp_path / "other.py"
+    monkeypatch.setattr(benchmark, "__file__", str(script))
+    for code, said in (
+        (
+            "import sys; sys.exit('error: No room.')",
+            "error: A cold process ended with 1 (error: No room.); leave",
+        ),
+        ("import sys; print('error: No room.', file=sys.stderr); sys.exit(2)", "error: No room.\n"),
+    ):
+        script.write_text(code)
+        assert benchmark.main(["--model", "demo-llama", *SMALL]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.startswith(said)
