@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,10 +21,13 @@ def build_model(config: ModelConfig) -> CausalLM:
     return MODELS[config.model_type](config)
 
 
-def count_parameters(config: ModelConfig) -> int:
-    """Elements of all parameters of the model, tied ones counted once. Takes no memory, and no time for many layers."""
+def count_parameters(config: ModelConfig, build: Callable[[ModelConfig], CausalLM] = build_model) -> int:
+    """Elements of all parameters of the model that `build` makes, tied ones counted once.
+
+    Takes no memory, and no time for many layers.
+    """
     with torch.device("meta"):
         # All layers have the same sizes, so one tells the others'.
-        none, one = (build_model(replace(config, num_hidden_layers=n_layers)) for n_layers in (0, 1))
+        none, one = (build(replace(config, num_hidden_layers=n_layers)) for n_layers in (0, 1))
     outside, with_one = (sum(parameter.numel() for parameter in model.parameters()) for model in (none, one))
     return outside + (with_one - outside) * config.num_hidden_layers

@@ -30,17 +30,19 @@ from cli.options import (
     reading_prompts,
     reading_settings,
 )
+from cli.ranks import join, leave, together
 from cli.sources import Place, Sources
-from cli.start import clear, loading_libraries, say
+from cli.start import FIRST, clear, loading_libraries, say
 from cli.terminal import Terminal, printable
 from cli.weights_bar import WeightsBar
 from texts import read_text
 
 from model import InputError
-from wim.events import AnswerToken, ChunkJudged, Done
+from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone
 from wim.settings import PATTERNS, Settings
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does not wait for it
+    from model.parallel import Rank
     from wim import WiM
 
 DEMO_DOCUMENT = Path(__file__).with_name("demo.txt")
@@ -99,15 +101,17 @@ def read_example(path: str) -> tuple[Document, list[str], str | None]:
 def run(args: argparse.Namespace) -> None:
     show = not args.json
     check_options(args, args.pattern)
-    document, queries, target = read_input(args)
+    document, queries, target = read_input(args) if FIRST else (None, [], None)
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
     with loading_libraries():
-        from weights.device import peak_bytes, pick_device, pick_dtype
+        from weights.device import peak_bytes, pick_dtype
         from wim import open_document
 
-    device = pick_device(args.device)
+    device, rank = join(args.device)
+    if rank is not None:
+        document, queries, target = rank.agreed((document, queries, target))
     checkpoint, classifier = open_checkpoints(args)
     settings, prompts = reading_settings(args, checkpoint, args.pattern), reading_prompts(args, checkpoint)
     dtype = pick_dtype(args.dtype, device)
@@ -123,16 +127,19 @@ def run(args: argparse.Namespace) -> None:
         dtype=dtype,
         progress=WeightsBar() if sys.stderr.isatty() else None,
         compiled=args.compile,
+        rank=rank,
     )
     clear()
     if show:
         size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
-        where = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}"
+        cards = f"{rank.size} x {device.type}" if rank is not None else device
+        where = f"{checkpoint.name} on {cards}, {str(dtype).removeprefix('torch.')}"
         print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
         for sentence in wim.plan.shortages():
             print(sentence, file=sys.stderr)
     sources = Sources(document, wim.plan.chunks)
-    results = [ask(wim, query, sources, show) for query in queries]
+    with together(rank):
+        results = [ask(wim, query, sources, show, rank) for query in queries]
     if args.json:
         runs = [result_object(query, sources, *result) for query, result in zip(queries, results, strict=True)]
         about = {
@@ -140,6 +147,7 @@ def run(args: argparse.Namespace) -> None:
             "model": checkpoint.name,
             "classifier": args.classifier,
             "device": str(device),
+            **({} if rank is None else {"processes": rank.size}),
             "dtype": str(dtype).removeprefix("torch."),
             "document_tokens": wim.plan.document_tokens,
             "peak_device_bytes": peak_bytes(device),
@@ -155,14 +163,20 @@ def run(args: argparse.Namespace) -> None:
         print(f"target: {printable(target)}", file=sys.stderr)
 
 
-def ask(wim: WiM, query: str, sources: Sources, show: bool) -> tuple[Done, list[ChunkJudged]]:
-    """Answer one question; a first Ctrl-C stops the reading, a later one quits. Returns the end, and what `rag` judged."""
-    answering, judged = False, []
+def ask(wim: WiM, query: str, sources: Sources, show: bool, rank: Rank | None = None) -> tuple[Done, list[ChunkJudged]]:
+    """Answer one question; a first Ctrl-C stops the reading, a later one quits. Returns the end, and what `rag` judged.
+
+    rank: of several processes; they stop where the first does
+    """
+    answering, interrupted, judged = False, wim.stopped, []
 
     def interrupt(signum: int, frame: object) -> None:
-        if wim.stopped or answering:
+        nonlocal interrupted
+        if interrupted or answering:
             raise KeyboardInterrupt
-        wim.stop()
+        interrupted = True
+        if rank is None:
+            wim.stop()
         print("\nReading stops after this chunk. Ctrl-C again quits.", file=sys.stderr)
 
     previous = signal.signal(signal.SIGINT, interrupt)
@@ -172,6 +186,8 @@ def ask(wim: WiM, query: str, sources: Sources, show: bool) -> tuple[Done, list[
         terminal = Terminal(wim.plan.document_tokens, sources) if show else None
         for event in wim.ask(query):
             answering = isinstance(event, AnswerToken)
+            if rank is not None and isinstance(event, (ChunkRead, ChunkJudged, MarginDone)) and rank.agreed(interrupted):
+                wim.stop()
             if isinstance(event, ChunkJudged):
                 judged.append(event)
             if terminal is not None:
@@ -207,4 +223,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,6 +22,9 @@ from weights.quantised import refuse_quantised
 from weights.safetensors_loader import Progress, load_weights
 from weights.text.chat import ChatFormat
 from weights.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from model.parallel import Rank
 
 
 @dataclass(frozen=True)
@@ -64,23 +68,33 @@ class Checkpoint:
         """Sent to another process, it is opened there anew: a compiled chat template cannot be pickled."""
         return Checkpoint.open, (self.name, self.revision)
 
-    def weight_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of the parameters in `dtype`, tied ones counted once. Needs no weight file."""
-        return count_parameters(self.config) * dtype.itemsize
+    def weight_bytes(self, dtype: torch.dtype, rank: Rank | None = None) -> int:
+        """Bytes of the parameters in `dtype`, tied ones counted once. Needs no weight file.
+
+        rank: of its part only
+        """
+        return count_parameters(self.config, build_model if rank is None else rank.build) * dtype.itemsize
 
     def load_model(
-        self, device: torch.device | str, dtype: torch.dtype, max_length: int, progress: Progress | None = None
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        max_length: int,
+        progress: Progress | None = None,
+        rank: Rank | None = None,
     ) -> nn.Module:
         """Find or download the weights and load them; the model comes back ready for inference.
 
         max_length: how many positions the run will use at most; LongRoPE chooses its factors by it
         progress: told (bytes read, bytes in all) while the weights come in
+        rank: only its part of the model (model/parallel.py)
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)
         with torch.device("meta"):  # no memory behind its parameters yet
-            model = build_model(self.config)
-        load_weights(model, folder, device=device, dtype=dtype, progress=progress)
+            model = build_model(self.config) if rank is None else rank.build(self.config)
+        cuts = None if rank is None else rank.cuts(self.config)
+        load_weights(model, folder, device=device, dtype=dtype, progress=progress, cuts=cuts)
         model.eval().requires_grad_(False)
         model.fuse_weights()
         model.set_max_length(max_length)

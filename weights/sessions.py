@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from model.session import PREFILL_TOKENS, Session
 from weights.checkpoint import Checkpoint
 from weights.device import check_compile, free_bytes
 from weights.safetensors_loader import Progress
+
+if TYPE_CHECKING:
+    from model.parallel import Rank
 
 GIB = 2**30
 
@@ -42,6 +46,7 @@ class Sessions:
 
     progress: see Checkpoint.load_model
     compiled: see CausalLM.compile_layers
+    rank: which part of each model is this process's (model/parallel.py); None for all
     Raises InputError for `compiled` on another device than CUDA.
     """
 
@@ -51,9 +56,10 @@ class Sessions:
         dtype: torch.dtype,
         progress: Progress | None = None,
         compiled: bool = False,
+        rank: Rank | None = None,
     ):
         check_compile(compiled, device)
-        self.device, self.dtype, self.progress, self.compiled = device, dtype, progress, compiled
+        self.device, self.dtype, self.progress, self.compiled, self.rank = device, dtype, progress, compiled, rank
         self._models: dict[str, nn.Module] = {}  # by folder
         self._lengths: dict[str, int] = {}  # by folder: the length that the model's rotary frequencies are for
         self._sessions: dict[str, Session] = {}  # by role
@@ -67,7 +73,9 @@ class Sessions:
         if free is not None:
             free += sum(session.cache.nbytes for session in self._sessions.values())
             free += sum(weight.nbytes for model in self._models.values() for weight in model.parameters())
-        needed = needed_bytes(wanted, self.dtype)
+        needed = needed_bytes(wanted, self.dtype, self.rank)
+        if self.rank is not None and free is not None:
+            free = self.rank.least(free)  # all or none have room
         if free is not None and sum(needed.values()) > free:
             weights, cache, work = (f"{needed[name] / GIB:.1f} GiB" for name in ("weights", "cache", "work"))
             raise InputError(
@@ -80,7 +88,7 @@ class Sessions:
         """A session with an empty cache of at least the wanted capacity. The one before of its role is over."""
         folder = str(wanted.checkpoint.folder)
         if folder not in self._models:
-            model = wanted.checkpoint.load_model(self.device, self.dtype, wanted.longest, progress=self.progress)
+            model = wanted.checkpoint.load_model(self.device, self.dtype, wanted.longest, self.progress, self.rank)
             if self.compiled:
                 model.compile_layers()
             self._models[folder] = model
@@ -94,7 +102,8 @@ class Sessions:
             # Given back before a larger one is allocated; some spare room, as the next document may be longer still.
             session, capacity = None, capacity + capacity // 8
         if session is None:
-            session = Session(self._models[folder], capacity)
+            model = self._models[folder]
+            session = Session(model, capacity) if self.rank is None else self.rank.session(model, capacity)
         session.rollback(0)
         self._sessions[wanted.role] = session
         return session
@@ -106,18 +115,21 @@ def same_rotation(config: ModelConfig, first: int, second: int) -> bool:
     return config.rope.rope_type != "longrope" or (first > original) == (second > original)
 
 
-def needed_bytes(wanted: Sequence[Wanted], dtype: torch.dtype) -> dict[str, int]:
-    """Bytes on the device: weights, caches, and an estimate of the room to work in."""
+def needed_bytes(wanted: Sequence[Wanted], dtype: torch.dtype, rank: Rank | None = None) -> dict[str, int]:
+    """Bytes on the device: weights, caches, and an estimate of the room to work in; of a rank's part, if one is given."""
     checkpoints = {each.checkpoint.folder: each.checkpoint for each in wanted}.values()
-    weights = sum(checkpoint.weight_bytes(dtype) for checkpoint in checkpoints)
-    cache = sum(each.capacity * KVCache.bytes_per_token(each.checkpoint.config, dtype) for each in wanted)
-    work = max(_work_bytes(each, dtype) for each in wanted)
+    weights = sum(checkpoint.weight_bytes(dtype, rank) for checkpoint in checkpoints)
+    cache = sum(each.capacity * KVCache.bytes_per_token(_share(each.checkpoint.config, rank), dtype) for each in wanted)
+    work = max(_work_bytes(each, _share(each.checkpoint.config, rank), dtype) for each in wanted)
     return {"weights": weights, "cache": cache, "work": work}
 
 
-def _work_bytes(wanted: Wanted, dtype: torch.dtype) -> int:
+def _share(config: ModelConfig, rank: Rank | None) -> ModelConfig:
+    return config if rank is None else rank.share(config)
+
+
+def _work_bytes(wanted: Wanted, config: ModelConfig, dtype: torch.dtype) -> int:
     # The widest moment of a layer: some copies of the hidden states, and the MLP's gate, up and their product.
-    config = wanted.checkpoint.config
     width = 8 * config.hidden_size + 3 * config.intermediate_size
     n_tokens = max(min(wanted.longest, PREFILL_TOKENS), wanted.together)
     return n_tokens * width * dtype.itemsize + config.vocab_size * 4

@@ -5,6 +5,8 @@ What cannot work is said in a sentence before gigabytes are read.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from model import InputError
@@ -16,6 +18,9 @@ from wim.loop import WiM
 from wim.prompts import Prompts
 from wim.settings import Settings
 from wim.verdict import Classifier
+
+if TYPE_CHECKING:
+    from model.parallel import Rank
 
 
 def open_document(
@@ -30,17 +35,18 @@ def open_document(
     dtype: torch.dtype,
     progress: Progress | None = None,
     compiled: bool = False,
+    rank: Rank | None = None,
 ) -> WiM:
     """Plan a run over one document, check the room it needs, load the weights and allocate the caches.
 
     queries: all that will be asked; the room is computed for the largest
     prompts: None for those that the checkpoint's folder brings, or the project's own
     classifier: judges margins; may be `checkpoint` itself, which then serves both with one copy of its weights
-    device, dtype, progress, compiled: see weights.sessions.Sessions
+    device, dtype, progress, compiled, rank: see weights.sessions.Sessions
     Raises InputError for whatever does not fit.
     """
     plan = make_plan(checkpoint, document, queries, settings, prompts, classifier)
-    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled)).open(plan)
+    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled, rank)).open(plan)
 
 
 class Reader:

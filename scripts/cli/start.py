@@ -16,6 +16,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
+# torchrun starts several processes that share a model; the first of them talks to the person.
+SHARED = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+FIRST = not SHARED or os.environ["RANK"] == "0"
+
 CLEAR = "\r\033[K"  # of a terminal's line
 
 
@@ -71,4 +75,8 @@ def _show(text: str) -> None:
         sys.stderr.flush()
 
 
+if not FIRST:
+    from cli.ranks import be_silent
+
+    be_silent()
 begin("starting")
