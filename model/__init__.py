@@ -1,4 +1,4 @@
-"""Tensors and token ids, and no text: three architectures, one KV cache, sampling.
+"""Tensors and token ids, and no text: the architectures, one KV cache, sampling.
 
 README.md says in which order to read it.
 """
@@ -11,9 +11,11 @@ MODULES = {
     "InputError": "errors",
     "KVCache": "cache",
     "Llama": "llama",
+    "Mistral": "mistral",
     "ModelConfig": "config",
     "Phi3": "phi3",
     "Qwen2": "qwen2",
+    "Qwen3": "qwen3",
     "build_model": "families",
     "count_parameters": "families",
 }

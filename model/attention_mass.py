@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.branch import Branches
@@ -23,13 +24,14 @@ from model.kernels.merge import Part
 
 
 class AttentionMass(Branches):
-    """Branches that add up, while their prompts are read, what some of their tokens look at.
+    """Branches in pairs, a question and an empty one: how much more the tokens of the first look at parts of the cache.
+
+    Rows 2i and 2i + 1 are a pair. They are compared layer by layer, so that only sums over the heads are kept.
 
     ends, pads, capacity: see Branches
     watched: for each row, which of its slots hold the tokens that are watched
     borders: for each row, increasing positions [b_0, …, b_n] of the cache, at most its end; span i is [b_i, b_(i + 1))
-    mass: for each row, (n_layers, n_heads, n spans) float32: the attention that each span got, summed over its positions
-        and the watched tokens
+    more: for each pair, (n_tokens, n_spans) float32: see `contrast`, summed over the layers
     """
 
     def __init__(
@@ -43,33 +45,30 @@ class AttentionMass(Branches):
     ):
         super().__init__(cache, ends, pads, capacity)
         self.watched, self.borders = watched, borders
-        # For each row, the number of the span that each position from its first border on belongs to.
-        self.span_of = [
-            torch.repeat_interleave(torch.tensor(row).diff()).to(cache.storage.device)  # [0, 0, 0, 1, 1, 2, …]
-            for row in borders
-        ]
-        # And the positions of its watched tokens.
-        self.watched_at = [
+        self.borders_at = [torch.tensor(row, device=cache.storage.device) - row[0] for row in borders]
+        self.watched_at = [  # positions
             torch.arange(slots.start, slots.stop, device=cache.storage.device) + end - pad
             for slots, end, pad in zip(watched, ends, pads, strict=True)
         ]
-        self.mass: list[list[Tensor]] = [[] for _ in ends]
+        self.more: list[Tensor | float] = [0.0 for _ in ends[::2]]
 
     def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Part:
         out, lse = super().attend_with_lse(layer_idx, q, k, v, options)
-        keys = self.cache.layer(layer_idx)[0]
-        for row, (slots, borders) in enumerate(zip(self.watched, self.borders, strict=True)):
-            watched = slice(slots.start - self.length, slots.stop - self.length)
-            seen = keys[0, :, borders[0] : borders[-1]]  # (n_kv_heads, positions, head_dim)
-            at, first = self.watched_at[row], borders[0]
-            probabilities = attention_probabilities(q[row, :, watched], seen, lse[row, :, watched], at, first, options)
-            by_span = torch.zeros(q.shape[1], len(borders) - 1, device=q.device)
-            self.mass[row].append(by_span.index_add_(1, self.span_of[row], probabilities.sum(dim=1)))
+        keys = self.cache.layer(layer_idx)[0, 0]
+        for pair in range(len(self.more)):
+            asked, empty = (self._mass(row, q[row], keys, lse[row], options) for row in (2 * pair, 2 * pair + 1))
+            self.more[pair] = self.more[pair] + contrast(asked, empty)
         return out, lse
 
-    def masses(self) -> list[Tensor]:
-        """For each row, see above; on the host."""
-        return [torch.stack(layers).cpu() for layers in self.mass]
+    def _mass(self, row: int, q: Tensor, keys: Tensor, lse: Tensor, options: AttentionOptions) -> Tensor:
+        """(n_heads, n_tokens, n_spans) float32: the attention that each watched token of a row gives to each span."""
+        slots, borders = self.watched[row], self.borders[row]
+        watched = slice(slots.start - self.length, slots.stop - self.length)
+        seen = keys[:, borders[0] : borders[-1]]  # (n_kv_heads, positions, head_dim)
+        at, first = self.watched_at[row], borders[0]
+        probabilities = attention_probabilities(q[:, watched], seen, lse[:, watched], at, first, options)
+        up_to = F.pad(probabilities.cumsum(dim=-1), (1, 0))  # at [i], the sum over the first i keys
+        return up_to[:, :, self.borders_at[row]].diff(dim=-1)
 
 
 def attention_probabilities(
@@ -92,11 +91,12 @@ def attention_probabilities(
     return (scores - lse.unsqueeze(-1)).exp()
 
 
-def contrast(mass: Tensor, baseline: Tensor) -> list[float]:
-    """How much more each span is looked at than in the baseline: the squares of what single heads look at it more, summed.
+def contrast(mass: Tensor, baseline: Tensor) -> Tensor:
+    """How much more each token of a question looks at each span than any token of an empty one, over the heads of a layer.
 
-    mass, baseline: (n_layers, n_heads, n_spans), of a question and of an empty one
+    mass, baseline: (n_heads, n_tokens, n_spans) of a question and of an empty one, which may have other tokens
+    Returns (n_tokens, n_spans).
     A head that looks where it always looks, at the first token or at full stops, cancels out. The square favours the few
     heads that look something up over the many that all look a little.
     """
-    return (mass - baseline).clamp(min=0).square().sum(dim=(0, 1)).tolist()
+    return (mass - baseline.amax(dim=1, keepdim=True)).clamp(min=0).square().sum(dim=0)

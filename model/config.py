@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class ModelConfig:
     attention_bias, mlp_bias: of LLaMA's layers; the other families have theirs by definition
     context_length: how many positions the model is made for, which is not always max_position_embeddings
     sliding_windows: for each layer, how many positions a token attends to, itself included, or None for all of them
+    own: the numbers that only this family has, by their names in `config.json`; None for what the checkpoint is without
     """
 
     model_type: str
@@ -78,3 +79,4 @@ class ModelConfig:
     rope: RopeConfig
     context_length: int
     dtype: str
+    own: dict[str, float | None] = field(default_factory=dict)

@@ -1,24 +1,21 @@
-"""Which architecture belongs to which `model_type`."""
+"""Which architecture belongs to which `model_type`: `qwen2` is the class `Qwen2` of model/qwen2.py, and so on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 
 import torch
 
 from model.config import ModelConfig
-from model.llama import Llama
-from model.phi3 import Phi3
-from model.qwen2 import Qwen2
 from model.transformer import CausalLM
-
-MODELS = {"llama": Llama, "phi3": Phi3, "qwen2": Qwen2}
 
 
 def build_model(config: ModelConfig) -> CausalLM:
     """The model that a configuration describes, with uninitialised weights on the current default device."""
-    return MODELS[config.model_type](config)
+    module = import_module(f"model.{config.model_type}")
+    return getattr(module, config.model_type.title().replace("_", ""))(config)
 
 
 def count_parameters(config: ModelConfig, build: Callable[[ModelConfig], CausalLM] = build_model) -> int:

@@ -30,13 +30,18 @@ class LlamaAttention(nn.Module):
         """x: (batch, seq_len, hidden_size); returns the same shape."""
         heads = (*x.shape[:2], -1, self.head_dim)
         q, k, v = self.qkv(x)  # (batch, seq_len, n * head_dim)
-        q = q.view(heads).transpose(1, 2)  # (batch, n_heads, seq_len, head_dim)
-        k = k.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
+        q, k = self.normed(q.view(heads), k.view(heads))
+        q = q.transpose(1, 2)  # (batch, n_heads, seq_len, head_dim)
+        k = k.transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
         v = v.view(heads).transpose(1, 2)  # (batch, n_kv_heads, seq_len, head_dim)
         q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         # KVCache.attend: stores k and v in the cache, then lets q attend to all that the cache holds.
         out = attend(q, k, v, self.options)  # (batch, n_heads, seq_len, head_dim)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (batch, seq_len, hidden_size)
+
+    def normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """For families that norm queries and keys, (batch, seq_len, n, head_dim); LLaMA leaves them as they are."""
+        return q, k
 
 
 class LlamaMLP(nn.Module):

@@ -13,18 +13,17 @@ That makes two all-reduces a layer. The vocabulary is shared out as well: a rank
 the others, and it computes the logits of its own tokens. Zeros are added up to the whole, so every rank has the same bits.
 
 The cache holds the keys and values of a rank's own heads. `length` and rollback are those of every rank: the ranks run in
-lockstep, and what a host decides by (tokens, probabilities, masses of attention) is rank 0's, or the same everywhere.
+lockstep, and what a host decides by (tokens, probabilities, masses of attention) is rank 0's, or the same everywhere. How
+they tell each other is in model/processes.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +31,7 @@ from model.config import ModelConfig
 from model.decode import RowsContext
 from model.errors import InputError
 from model.families import build_model
+from model.processes import Process, all_reduce, join
 from model.sampling import Sampler
 from model.session import Rows, Session
 from model.transformer import CausalLM
@@ -39,11 +39,10 @@ from model.transformer import CausalLM
 FIRST = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")  # cut by outputs
 SECOND = ("o_proj", "down_proj")  # cut by inputs
 VOCABULARY = ("embed_tokens", "lm_head")
-TIMEOUT = timedelta(minutes=10)  # that a rank waits for the others in one exchange
 
 
 class Cut(NamedTuple):
-    """What a rank takes of a tensor: some ranges along one dimension.
+    """What a rank takes of a tensor: some ranges along one dimension, perhaps none.
 
     dim, size: that dimension, and how long it is in the whole tensor
     """
@@ -53,17 +52,8 @@ class Cut(NamedTuple):
     ranges: tuple[range, ...]
 
 
-@dataclass(frozen=True)
-class Rank:
-    """One of `size` processes that share a model; `index` counts from 0."""
-
-    index: int
-    size: int
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that decides, and that talks to a person."""
-        return self.index == 0
+class Rank(Process):
+    """A process with its part of a model."""
 
     def share(self, config: ModelConfig) -> ModelConfig:
         """The numbers of a rank's model: its share of heads and of inner channels; the vocabulary is still the whole.
@@ -86,16 +76,20 @@ class Rank:
 
     def build(self, config: ModelConfig) -> CausalLM:
         """This rank's part of the model, with uninitialised weights on the current default device."""
-        model = build_model(self.share(config))
-        own = self.own(config.vocab_size)
+        return self.connect(build_model(self.share(config)))
+
+    def connect(self, model: CausalLM) -> CausalLM:
+        """Share out the vocabulary of a model of `share`, and have the ranks add up what each of them computes."""
+        own, tied = self.own(model.config.vocab_size), model.config.tie_word_embeddings
         model.model.embed_tokens = VocabularyEmbedding(own, model.model.embed_tokens)
         model.lm_head = VocabularyHead(own, model.lm_head)
-        if config.tie_word_embeddings:
+        if tied:
             model.lm_head.weight = model.model.embed_tokens.weight
-        for module in list(model.modules()):
-            for name, second in module.named_children():
-                if name in SECOND:
-                    setattr(module, name, RowParallel(second))
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] in SECOND:
+                module.register_forward_hook(add_up)
+                if not self.first:
+                    module.bias = None  # else it would be added once for each rank
         return model
 
     def cuts(self, config: ModelConfig) -> dict[str, Cut]:
@@ -109,8 +103,10 @@ class Rank:
             module, kind = name.split(".")[-2:]
             if module in FIRST or module in VOCABULARY:
                 cuts[name] = self._cut(0, packed.get(module, (parameter.shape[0],)))
-            elif module in SECOND and kind == "weight":  # its bias is added after the sum
+            elif module in SECOND and kind == "weight":
                 cuts[name] = self._cut(1, (parameter.shape[1],))
+            elif module in SECOND and not self.first:
+                cuts[name] = Cut(0, parameter.shape[0], ())
         return cuts
 
     def _cut(self, dim: int, parts: Sequence[int]) -> Cut:
@@ -122,78 +118,18 @@ class Rank:
         """A session on a model from `build`; see ParallelSession."""
         return ParallelSession(self, model, capacity)
 
-    def own(self, n: int) -> range:
-        """Which of n things are this rank's. The last rank has fewer where they are not divided evenly."""
-        most = -(-n // self.size)
-        return range(min(n, self.index * most), min(n, (self.index + 1) * most))
-
-    def from_first(self, values: Tensor) -> Tensor:
-        """The same tensor, with the values that it has on rank 0. The host does not wait."""
-        dist.broadcast(values, 0)
-        return values
-
-    def agreed(self, value: object) -> object:
-        """What rank 0 gives here, on every rank; anything that can be pickled."""
-        box = [value]
-        dist.broadcast_object_list(box, 0)
-        return box[0]
-
-    def finish(self) -> None:
-        """Wait until all ranks have come so far, and their devices too."""
-        dist.barrier()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-
-    def least(self, number: int) -> int:
-        """The least of what the ranks give."""
-        numbers: list[int] = [0] * self.size
-        dist.all_gather_object(numbers, number)
-        return min(numbers)
-
 
 def start(device: torch.device) -> Rank:
     """Join the processes that torchrun has started. `device` is this one's: a card of its own, or the CPU."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
-    else:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
-    return Rank(dist.get_rank(), dist.get_world_size())
+    return Rank(*join(device))
 
 
 # The layers ---------------------------------------------------------------------------------------------------------------
 
 
-def all_reduce(x: Tensor) -> Tensor:
-    """The same tensor, which then holds the sum over all ranks."""
-    if torch.compiler.is_compiling():
-        _all_reduce(x)
-    else:
-        dist.all_reduce(x)
-    return x
-
-
-# For the compiler an operator without an inside.
-@torch.library.custom_op("writing_in_the_margins::all_reduce", mutates_args=("x",))
-def _all_reduce(x: Tensor) -> None:
-    dist.all_reduce(x)
-
-
-@_all_reduce.register_fake
-def _(x: Tensor) -> None:
-    return None
-
-
-class RowParallel(nn.Module):
-    """The second product of a block: this rank's inputs only, then the sum over all ranks, then the bias, once."""
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = all_reduce(F.linear(x, self.weight))
-        return out if self.bias is None else out + self.bias
+def add_up(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """After the second product of a block, which this rank computes for its own inputs only: the sum over all ranks."""
+    return all_reduce(output)
 
 
 class VocabularyEmbedding(nn.Module):
@@ -218,16 +154,9 @@ class VocabularyHead(nn.Module):
         self.weight = nn.Parameter(head.weight.new_empty(len(own), head.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return whole(F.linear(x, self.weight), self.own, self.vocab_size, -1)
-
-
-def whole(part: Tensor, own: range, size: int, dim: int) -> Tensor:
-    """A tensor of which each rank has its own part along `dim`, where the whole has `size`."""
-    shape = list(part.shape)
-    shape[dim] = size
-    result = part.new_zeros(shape)
-    result.narrow(dim, own.start, len(own)).copy_(part)
-    return all_reduce(result)
+        logits = x.new_zeros(*x.shape[:-1], self.vocab_size)
+        logits[..., self.own.start : self.own.stop] = F.linear(x, self.weight)
+        return all_reduce(logits)
 
 
 # The session --------------------------------------------------------------------------------------------------------------
@@ -249,13 +178,8 @@ class ParallelSession(Session):
     def prefill_and_probability(self, *args: object) -> float:
         return self.rank.agreed(super().prefill_and_probability(*args))
 
-    @torch.inference_mode()
-    def attention(self, ends: Sequence[int], prompts: Rows, watched: Sequence[range], borders: Rows) -> list[Tensor]:
-        parts = super().attention(ends, prompts, watched, borders)  # of this rank's heads
-        own = torch.cat(parts, dim=-1).to(self.device)
-        n_heads = own.shape[1] * self.rank.size
-        masses = whole(own, self.rank.own(n_heads), n_heads, 1).cpu()
-        return list(masses.split([part.shape[-1] for part in parts], dim=-1))
+    def _over_heads(self, sums: Tensor) -> Tensor:
+        return all_reduce(sums)
 
     def _decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         return super()._decode(logits, context, max_tokens, lambda logits: self.rank.from_first(sampler(logits)))

@@ -4,7 +4,7 @@ prefill    read tokens; their keys and values stay
 generate   read a prompt and continue it, token by token
 rollback   forget everything from a length on
 branch     continue several prompts from several ends of what has been read, together
-attention  what the tokens of a prompt look at
+attention  what a question makes the model look at
 probability, without writing it, of one kind of reply against another
 """
 
@@ -29,6 +29,7 @@ from model.transformer import CausalLM
 # however many they are.
 PREFILL_TOKENS = 4096
 Rows = Sequence[Sequence[int]]
+Watched = tuple[Sequence[int], range]  # a prompt, and which of its tokens are watched
 
 
 class Session:
@@ -131,24 +132,29 @@ class Session:
         return odds(checked(logits), yes_ids, no_ids).item()
 
     @torch.inference_mode()
-    def attention(self, ends: Sequence[int], prompts: Rows, watched: Sequence[range], borders: Rows) -> list[Tensor]:
-        """What some tokens of each prompt look at; the prompts are branches, and nothing stays.
+    def attention(self, ends: Sequence[int], question: Watched, empty: Watched, borders: Rows) -> list[list[float]]:
+        """How much more a question makes the model look at parts of what has been read than an empty one; nothing stays.
 
-        ends: row r sees the first ends[r] positions
-        watched: which tokens of each prompt
-        borders: for each prompt, positions that cut what it sees into spans; see AttentionMass
-        Returns for each prompt (n_layers, n_heads, n_spans) float32, on the host.
+        ends: for each look, how many positions it sees; both prompts are branches from there
+        borders: for each look, positions that cut what it sees into spans
+        Returns for each look, for each span, what the question's token gives it that gives it most: see AttentionMass.
         """
-        pads, padded = padded_on_the_left(prompts)
-        slots = [range(pad + tokens.start, pad + tokens.stop) for pad, tokens in zip(pads, watched, strict=True)]
-        branches = AttentionMass(self.cache, list(ends), pads, len(padded[0]), slots, borders)
+        asked = [question, empty] * len(ends)
+        pads, padded = padded_on_the_left([prompt for prompt, _ in asked])
+        slots = [range(pad + at.start, pad + at.stop) for pad, (_, at) in zip(pads, asked, strict=True)]
+        both_ends, both_borders = ([value for value in values for _ in range(2)] for values in (ends, borders))
+        branches = AttentionMass(self.cache, both_ends, pads, len(padded[0]), slots, both_borders)
         self.model(self._tensor(padded), branches)
-        return branches.masses()
+        return [self._over_heads(more).amax(dim=0).tolist() for more in branches.more]
 
     def _read_branches(self, ends: Sequence[int], prompts: Rows, max_tokens: int) -> tuple[Tensor, Branches]:
         pads, padded = padded_on_the_left(prompts)
         branches = Branches(self.cache, list(ends), pads, len(padded[0]) + max_tokens)
         return checked(self.model(self._tensor(padded), branches)[:, -1]), branches
+
+    def _over_heads(self, sums: Tensor) -> Tensor:
+        """Sums over the heads that this session has, over all heads: the same, where it has all of them."""
+        return sums
 
     def _decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         if self.use_graphs:

@@ -1,4 +1,4 @@
-"""What the three architectures have in common: embedding, a stack of layers, a norm, a head.
+"""What the architectures have in common: embedding, a stack of layers, a norm, a head.
 
 A forward pass computes token by token except in attention, and attention is the business of the *context* that is passed
 in: the KV cache (model/cache.py), branches that share one (model/branch.py), or plain causal attention when there is none.

@@ -3,9 +3,11 @@
     python scripts/generate.py                                      the demo checkpoint and a demo document
     python scripts/generate.py --model meta-llama/Llama-3.1-8B-Instruct --context book.txt --query "Who …?"
     pdftotext paper.pdf - | python scripts/generate.py --query "What …?"
+    python scripts/generate.py --interactive                        further questions, and changes to the notes
+    torchrun --nproc-per-node 2 scripts/generate.py --model …       one model over two cards
 
 The answer goes to stdout, everything else to stderr. At Ctrl-C the model reads no further chunk and answers from what it
-has read; a second one, or one during the answer, quits.
+has read; a second one, or one during the answer, quits. With --interactive each comes back to the prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.asking import Asking
 from cli.documents import Document, read_document, read_piped
+from cli.keyboard import ctrl_c_unseen, on_ctrl_c, take_lines, unheeded
 from cli.options import (
     Parser,
     add_checkpoint_options,
@@ -30,19 +34,19 @@ from cli.options import (
     reading_prompts,
     reading_settings,
 )
-from cli.ranks import join, leave, together
-from cli.sources import Place, Sources
-from cli.start import FIRST, clear, loading_libraries, say
-from cli.terminal import Terminal, printable
+from cli.prompt import Prompt, with_room
+from cli.ranks import in_step, join, leave
+from cli.record import Record
+from cli.sources import Sources
+from cli.start import FIRST, SHARED, clear, loading_libraries, say
+from cli.terminal import printable
 from cli.weights_bar import WeightsBar
 from texts import read_text
 
 from model import InputError
-from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone
 from wim.settings import PATTERNS, Settings
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does not wait for it
-    from model.parallel import Rank
     from wim import WiM
 
 DEMO_DOCUMENT = Path(__file__).with_name("demo.txt")
@@ -59,7 +63,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--query", action="append", metavar="TEXT", help="the question; give several to ask them one after the other")
     add("--example", metavar="FILE", help="a JSON file with `context`, `query` and optionally `target`")
     add("--pattern", choices=PATTERNS, default=Settings.pattern)
-    add("--json", action="store_true", help="print one JSON object on stdout instead")
+    add("--interactive", action="store_true", help="then ask for further questions, and for changes to the margins")
+    add("--review", action="store_true", help="before an answer is written, show its margins and ask for changes")
+    add("--json", action="store_true", help="print one JSON object on stdout instead of the answer")
     add_checkpoint_options(parser)
     add_reading_options(parser, margin_window="1")
     return parser.parse_args(arguments)
@@ -74,15 +80,15 @@ def read_input(args: argparse.Namespace) -> tuple[Document, list[str], str | Non
         if args.context is not None or args.query:
             raise InputError("--example brings its own document and question; leave out --context and --query.")
         return read_example(args.example)
-    if args.context is not None and not args.query:
-        raise InputError("--context needs a question; add --query.")
+    if args.context is not None and not args.query and not args.interactive:
+        raise InputError("--context needs a question; add --query, or --interactive to type some.")
     document = read_document(args.context) if args.context is not None else read_piped()
     if document is None:
         document = Document(DEMO_DOCUMENT.read_text(encoding="utf-8"), DEMO_DOCUMENT.name)
         return document, args.query or [DEMO_QUERY], None
-    if not args.query:
+    if not args.query and not args.interactive:
         raise InputError("The standard input brings a document and needs a question; add --query.")
-    return document, args.query, None
+    return document, args.query or [], None
 
 
 def read_example(path: str) -> tuple[Document, list[str], str | None]:
@@ -98,13 +104,29 @@ def read_example(path: str) -> tuple[Document, list[str], str | None]:
     return Document(example["context"], path), [example["query"]], None if target is None else str(target)
 
 
+def check_wishes(args: argparse.Namespace) -> None:
+    """Raises InputError for options that do not go together."""
+    if args.json and (args.interactive or args.review):
+        raise InputError("--json is for a run without a person; leave it out, and /save writes the same from the prompt.")
+    if args.interactive and args.pattern == "rag":
+        raise InputError("--interactive asks a document many questions, and --pattern rag reads it anew for each; use wim.")
+    if SHARED and (args.interactive or args.review):
+        raise InputError(
+            "--interactive and --review are for one process, as torchrun ends all of them at Ctrl-C; give several --query."
+        )
+    if args.review and args.pattern != "wim":
+        raise InputError(f"--review is about margins, and --pattern {args.pattern} has none; use wim.")
+
+
 def run(args: argparse.Namespace) -> None:
-    show = not args.json
     check_options(args, args.pattern)
+    check_wishes(args)
     document, queries, target = read_input(args) if FIRST else (None, [], None)
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
+    if args.interactive or args.review:
+        take_lines(document.piped)
     with loading_libraries():
         from weights.device import peak_bytes, pick_dtype
         from wim import open_document
@@ -116,105 +138,60 @@ def run(args: argparse.Namespace) -> None:
     settings, prompts = reading_settings(args, checkpoint, args.pattern), reading_prompts(args, checkpoint)
     dtype = pick_dtype(args.dtype, device)
     say("cutting the document into chunks")
-    wim = open_document(
-        checkpoint,
-        document.text,
-        queries,
-        settings,
-        prompts=prompts,
-        classifier=classifier,
-        device=device,
-        dtype=dtype,
-        progress=WeightsBar() if sys.stderr.isatty() else None,
-        compiled=args.compile,
-        rank=rank,
-    )
+
+    def opened(queries: list[str]) -> WiM:
+        return open_document(
+            checkpoint,
+            document.text,
+            queries,
+            settings,
+            prompts=prompts,
+            classifier=classifier,
+            device=device,
+            dtype=dtype,
+            progress=WeightsBar() if sys.stderr.isatty() else None,
+            compiled=args.compile,
+            rank=rank,
+        )
+
+    wim, room = with_room(opened, queries, checkpoint.tokenizer) if args.interactive else (opened(queries), 0)
     clear()
-    if show:
-        size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
-        cards = f"{rank.size} x {device.type}" if rank is not None else device
-        where = f"{checkpoint.name} on {cards}, {str(dtype).removeprefix('torch.')}"
-        print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
-        for sentence in wim.plan.shortages():
-            print(sentence, file=sys.stderr)
-    sources = Sources(document, wim.plan.chunks)
-    with together(rank):
-        results = [ask(wim, query, sources, show, rank) for query in queries]
-    if args.json:
-        runs = [result_object(query, sources, *result) for query, result in zip(queries, results, strict=True)]
-        about = {
+    size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
+    places = device if rank is None else f"{rank.size} x {device.type}"
+    where = f"{checkpoint.name} on {places}, {str(dtype).removeprefix('torch.')}"
+    print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
+    for sentence in wim.plan.shortages():
+        print(sentence, file=sys.stderr)
+
+    def about() -> dict:
+        return {
             "target": target,
             "model": checkpoint.name,
             "classifier": args.classifier,
             "device": str(device),
-            **({} if rank is None else {"processes": rank.size}),
+            "processes": 1 if rank is None else rank.size,
             "dtype": str(dtype).removeprefix("torch."),
             "document_tokens": wim.plan.document_tokens,
             "peak_device_bytes": peak_bytes(device),
             "settings": asdict(settings),
             "shortages": wim.plan.shortages(),
         }
-        # The result of one question is the object itself; those of several are a list in it.
-        result = {**(runs[0] if len(runs) == 1 else {"results": runs}), **about}
-        ascii_only = (sys.stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")
-        # Half a character (from an argument, or an escape in an example) is nothing that can be printed.
-        print(json.dumps(result, ensure_ascii=ascii_only, indent=1).encode("utf-8", "replace").decode("utf-8"))
-    elif target is not None:
-        print(f"target: {printable(target)}", file=sys.stderr)
 
-
-def ask(wim: WiM, query: str, sources: Sources, show: bool, rank: Rank | None = None) -> tuple[Done, list[ChunkJudged]]:
-    """Answer one question; a first Ctrl-C stops the reading, a later one quits. Returns the end, and what `rag` judged.
-
-    rank: of several processes; they stop where the first does
-    """
-    answering, interrupted, judged = False, wim.stopped, []
-
-    def interrupt(signum: int, frame: object) -> None:
-        nonlocal interrupted
-        if interrupted or answering:
-            raise KeyboardInterrupt
-        interrupted = True
-        if rank is None:
-            wim.stop()
-        print("\nReading stops after this chunk. Ctrl-C again quits.", file=sys.stderr)
-
-    previous = signal.signal(signal.SIGINT, interrupt)
-    try:
-        if show:
-            print(f"question: {printable(query)}", file=sys.stderr)
-        terminal = Terminal(wim.plan.document_tokens, sources) if show else None
-        for event in wim.ask(query):
-            answering = isinstance(event, AnswerToken)
-            if rank is not None and isinstance(event, (ChunkRead, ChunkJudged, MarginDone)) and rank.agreed(interrupted):
-                wim.stop()
-            if isinstance(event, ChunkJudged):
-                judged.append(event)
-            if terminal is not None:
-                terminal.show(event)
-        return event, judged
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def result_object(query: str, sources: Sources, done: Done, judged: list[ChunkJudged]) -> dict:
-    def listed(places: list[Place]) -> dict:
-        return {"sources": [place._asdict() for place in places]}
-
-    verdicts = [
-        {"chunk": one.chunk, "relevant": one.relevant, "probability": one.probability} | listed(sources.of_chunk(one.chunk))
-        for one in judged
-    ]
-    return {
-        "query": query,
-        "answer": done.answer,
-        "margins": [asdict(margin) | listed(sources.of(margin)) for margin in done.margins],
-        "left_out": [margin.chunk for margin in done.left_out],  # of the last prompt, which had no room for them
-        **({"chunks": verdicts} if verdicts else {}),  # pattern `rag`
-        "chunks_read": done.chunks_read,
-        "tokens": done.tokens,
-        "seconds": {phase: round(seconds, 4) for phase, seconds in done.seconds.items()},
-    }
+    record = Record(Sources(document, wim.plan.chunks), about)
+    stop, through = in_step(wim, rank)
+    asking = Asking(wim, record, not args.json, stop, through)
+    prompt, asked = Prompt(asking, record, room), None
+    with ctrl_c_unseen(), on_ctrl_c(unheeded if args.interactive else signal.default_int_handler):
+        for query in queries:
+            asked = asking.ask(query, returns=args.interactive, review=prompt.review if args.review else None)
+        if target is not None:
+            print(f"target: {printable(target)}", file=sys.stderr)
+        if args.interactive:
+            prompt.run(asked)
+    if rank is not None:
+        rank.finish()
+    if args.json:
+        print(record.json(ascii_only=(sys.stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -223,4 +200,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    leave(main)

@@ -1,19 +1,26 @@
 """What people would use instead: transformers, for scripts/benchmark.py.
 
 Two runs on the same weights: the plain prompt (the whole document and the question at once), and Writing in the Margins as
-its authors published it (github.com/writer/writing-in-the-margins, run.py and wim.py), written anew for the cache of
-transformers 5: one DynamicCache that is cropped after each margin, logits of every chunk's every position, a verdict
-generated token by token on a second cache.
+its authors published it (github.com/writer/writing-in-the-margins, run.py and wim.py), written anew for transformers 5:
+one cache that is cropped after each margin (scripts/transformers_session.py), logits of every chunk's every position, a
+verdict generated token by token on a second cache.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
+from model.sampling import Sampler
 from model.transformer import CausalLM
+
+if TYPE_CHECKING:
+    from transformers_session import TransformersSession
 
 
 class TransformersBaseline:
@@ -36,22 +43,16 @@ class TransformersBaseline:
         self.model.model.rotary_emb = type(self.model.model.rotary_emb)(hf_config).to(self.device)
         self.model.eval()
 
-    @torch.inference_mode()
     def plain(self, token_ids: list[int], answer_tokens: int) -> dict[str, float]:
         """The whole prompt at once, then a greedy answer. Returns seconds by phase."""
-        from transformers import DynamicCache
-
         seconds: Counter[str] = Counter()
-        cache = DynamicCache(config=self.model.config)
-        start = self._clock()
-        logits = self._forward(token_ids, cache, logits_to_keep=1)
-        seconds["prefill"] = self._clock() - start
-        start = self._clock()
-        self._generate(logits, cache, answer_tokens)
-        seconds["answer"] = self._clock() - start
+        tokens = self._session(logits_to_keep=1).generate(token_ids, answer_tokens, frozenset(), Sampler())
+        with self._timed(seconds, "prefill"):
+            next(tokens)
+        with self._timed(seconds, "answer"):
+            list(tokens)
         return dict(seconds)
 
-    @torch.inference_mode()
     def published_loop(
         self,
         header: list[int],
@@ -64,44 +65,36 @@ class TransformersBaseline:
         answer_tokens: int,
     ) -> dict[str, float]:
         """The published loop over chunks, each margin at full length and taken as relevant. Returns seconds by phase."""
-        from transformers import DynamicCache
-
         seconds: Counter[str] = Counter()
-        cache, judge = DynamicCache(config=self.model.config), DynamicCache(config=self.model.config)
-        self._forward(header, cache)
-        margins: list[int] = []
+        session, margins = self._session(), []
+        session.prefill(header)
         for chunk in chunks:
-            start = self._clock()
-            self._forward(chunk, cache)
-            seconds["prefill"] += self._clock() - start
-
-            length = cache.get_seq_length()
-            start = self._clock()
-            margin = self._generate(self._forward(margin_prompt, cache), cache, margin_tokens)
-            cache.crop(length - cache.get_seq_length())  # by how many: later releases take no length
-            seconds["margins"] += self._clock() - start
-
-            start = self._clock()
-            self._generate(self._forward(verdict_prompt + margin, judge), judge, verdict_tokens)
-            judge = DynamicCache(config=self.model.config)
-            seconds["verdicts"] += self._clock() - start
+            with self._timed(seconds, "prefill"):
+                session.prefill(chunk)
+            length = session.length
+            with self._timed(seconds, "margins"):
+                margin = self._reply(session, margin_prompt, margin_tokens)
+                session.rollback(length)
+            with self._timed(seconds, "verdicts"):
+                self._reply(self._session(), verdict_prompt + margin, verdict_tokens)
             margins += margin
-        start = self._clock()
-        self._generate(self._forward(margins + final_prompt, cache), cache, answer_tokens)
-        seconds["answer"] = self._clock() - start
+        with self._timed(seconds, "answer"):
+            self._reply(session, margins + final_prompt, answer_tokens)
         return dict(seconds)
 
-    def _forward(self, token_ids: list[int], cache: object, **options: int) -> torch.Tensor:
-        tokens = torch.tensor([token_ids], device=self.device)
-        return self.model(input_ids=tokens, past_key_values=cache, use_cache=True, **options).logits[:, -1]
+    def _session(self, logits_to_keep: int = 0) -> TransformersSession:
+        from transformers_session import TransformersSession  # loads transformers, which takes seconds
 
-    def _generate(self, logits: torch.Tensor, cache: object, n_tokens: int) -> list[int]:
-        token_ids = []
-        for step in range(n_tokens):
-            token_ids.append(logits.argmax(-1).item())  # as published: each token is looked at, for the end of the reply
-            if step + 1 < n_tokens:
-                logits = self._forward(token_ids[-1:], cache)
-        return token_ids
+        return TransformersSession(self.model, logits_to_keep)
+
+    def _reply(self, session: TransformersSession, prompt: list[int], n_tokens: int) -> list[int]:
+        return list(session.generate(prompt, n_tokens, frozenset(), Sampler()))
+
+    @contextmanager
+    def _timed(self, seconds: Counter[str], phase: str) -> Iterator[None]:
+        start = self._clock()
+        yield
+        seconds[phase] += self._clock() - start
 
     def _clock(self) -> float:
         if self.device.type == "cuda":

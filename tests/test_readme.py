@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-READMES = [ROOT / "README.md", *sorted((ROOT / "scripts").rglob("README.md"))]
+READMES = [ROOT / "README.md", ROOT / "model" / "README.md", *sorted((ROOT / "scripts").rglob("README.md"))]
 IN_PROSE = re.compile(r"`([\w./-]+(?:\.(?:py|md|txt)|/))`")  # a file or a folder/ in backquotes
 IN_COMMANDS = re.compile(r"(?:^|[\s(\"])((?:scripts|model|wim|weights|tests)/[\w./-]+\.(?:py|md|txt))")
 

@@ -41,10 +41,11 @@ def read_model_config(config: Config, model_max_length: object = None) -> ModelC
     family = FAMILIES[model_type]
     refuse_quantised(config)
 
-    activation = config.get("hidden_act", family.activations[0])
+    activation = config.get(family.activation_key, family.activations[0])
     if activation not in family.activations:
         raise InputError(
-            f"config.json asks for hidden_act {shown(activation)}; {model_type} is built with {family.activations[0]!r}."
+            f"config.json asks for {family.activation_key} {shown(activation)}; {model_type} is built with "
+            f"{family.activations[0]!r}."
         )
     # Null is no size; elsewhere it is as good as absent.
     sizes = {key: whole(key, config.get(key, default), LARGEST[key]) for key, default in family.sizes.items()}
@@ -63,6 +64,10 @@ def read_model_config(config: Config, model_max_length: object = None) -> ModelC
         )
     rope = read_rope(config, family, head_dim, sizes["max_position_embeddings"])
     context_length = _context_length(config, rope, sizes["max_position_embeddings"], model_max_length)
+    own = {key: positive(key, config.get(key, default)) for key, default in family.own.items()}
+    for key, default in family.optional.items():
+        value = config.get(key, default)
+        own[key] = None if value is None else positive(key, value)
     biases = {key: key in family.biases and flag(config, key) for key in ("attention_bias", "mlp_bias")}
     return ModelConfig(
         model_type=model_type,
@@ -74,6 +79,7 @@ def read_model_config(config: Config, model_max_length: object = None) -> ModelC
         rope=rope,
         context_length=context_length,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"),
+        own=own,
         **sizes,
         **biases,
     )

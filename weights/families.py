@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from model.errors import InputError, shown
 from weights.values import Config
@@ -34,6 +34,8 @@ class Family:
     sizes: by key of config.json
     num_key_value_heads: None for as many as query heads
     head_dim: None for a query head's share of `hidden_size`
+    activation_key: where the file names the activation
+    activations: names of the function that the family is built with, its own first
     biases: the flags that say which layers have a bias; a family without them has the biases of its definition
     slides: whether a layer (counted from 0) attends through the window, where `layer_types` does not say it
     sliding_window: the window where the file says none; None for no window
@@ -43,6 +45,7 @@ class Family:
         family that has it among them and falls back on its maximum
     rope_types: the rotary embeddings it may have, each by the names that files give it
     partial: only a part of a head may be rotated
+    own, optional: numbers that only this family has, with their defaults (ModelConfig.own); the optional ones may be null
     """
 
     architecture: str
@@ -52,7 +55,8 @@ class Family:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = False
-    activations: tuple[str, ...] = ("silu", "swish")  # two names of one function
+    activation_key: str = "hidden_act"
+    activations: tuple[str, ...] = ("silu", "swish")
     biases: tuple[str, ...] = ()
     slides: Callable[[int, Config], bool] = no_layer
     sliding_window: int | None = None
@@ -63,9 +67,29 @@ class Family:
         default_factory=lambda: {name: name for name in ("default", "linear", "llama3", "yarn", "longrope")}
     )
     partial: bool = False
+    own: dict[str, float] = field(default_factory=dict)
+    optional: dict[str, float | None] = field(default_factory=dict)
 
+
+QWEN2 = Family(
+    "Qwen2ForCausalLM",
+    sizes={
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 32768,
+    },
+    num_key_value_heads=32,
+    slides=upper_layers,
+    sliding_window=4096,
+    window_switch="use_sliding_window",
+    lists_layers=True,
+)
 
 FAMILIES = {
+    # Each is a file of this name in model/.
     "llama": Family(
         "LlamaForCausalLM",
         sizes={
@@ -95,20 +119,20 @@ FAMILIES = {
         rope_types={"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"},
         partial=True,
     ),
-    "qwen2": Family(
-        "Qwen2ForCausalLM",
+    "qwen2": QWEN2,
+    "qwen3": replace(QWEN2, architecture="Qwen3ForCausalLM", head_dim=128, biases=("attention_bias",)),
+    "mistral": Family(
+        "MistralForCausalLM",
         sizes={
-            "vocab_size": 151936,
+            "vocab_size": 32000,
             "hidden_size": 4096,
-            "intermediate_size": 22016,
+            "intermediate_size": 14336,
             "num_hidden_layers": 32,
             "num_attention_heads": 32,
-            "max_position_embeddings": 32768,
+            "max_position_embeddings": 131072,
         },
-        num_key_value_heads=32,
-        slides=upper_layers,
+        num_key_value_heads=8,
+        slides=every_layer,
         sliding_window=4096,
-        window_switch="use_sliding_window",
-        lists_layers=True,
     ),
 }

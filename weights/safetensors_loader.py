@@ -263,7 +263,7 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path, cuts: Mapp
             missing.append(names[0])
         else:
             sources[source] = names
-    unexpected = [name for name in stored if name not in shapes and not DERIVED.search(name)]
+    unexpected = [name for name in stored if name not in shapes and name not in cuts and not DERIVED.search(name)]
     wanted = [name for names in sources.values() for name in names if name in stored]
     misshapen = [
         f"{name} (the file has {list(stored[name].shape)}, config.json asks for {list(shapes[name])})"

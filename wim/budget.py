@@ -32,6 +32,7 @@ class Plan:
     margin_window: of how many chunks the margins are written together
     look_chunks: at how many chunks, at most, a question looks together
     margin_tokens: for each chunk, how long its margin may become: what the settings say, or what the context has left
+    queries: the questions that it was made for
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Plan:
     margin_window: int
     margin_tokens: list[int]
     look_chunks: int = 8
+    queries: tuple[str, ...] = ()
 
     @property
     def document_tokens(self) -> int:
@@ -182,7 +184,7 @@ def make_plan(
     limit, window = checkpoint.config.context_length, min(settings.margin_window or len(chunks), len(chunks))
     left = [limit - len(ids.header) - chunk.end - n for chunk, n in zip(chunks, needs.margin_prompts, strict=False)]
     margin_tokens = [max(0, min(settings.margin_tokens, n_tokens)) for n_tokens in left]
-    plan = Plan(settings, ids, judge, chunks, needs, limit, window, margin_tokens)
+    plan = Plan(settings, ids, judge, chunks, needs, limit, window, margin_tokens, queries=tuple(queries))
     check_fits(plan, checkpoint, classifier)
     return replace(plan, needs=replace(needs, notes=min(needs.notes, limit - plan.least)))
 

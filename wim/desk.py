@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from model.sampling import Sampler
-from model.session import Session
 from weights.text.stream import without_thoughts
 from wim.budget import Plan
 from wim.chunks import Chunk
+from wim.contracts import Session
 from wim.events import ChunkRead, Event, Rollback, Tell
 from wim.meter import Meter
 

@@ -13,10 +13,10 @@ from wim.chunks import Chunk
 
 @dataclass
 class Margin:
-    """A note on one chunk. The caller may set `relevant` against the verdict while the run goes on.
+    """A note on one chunk. The caller may set `relevant` against the verdict while the run goes on, or rewrite it.
 
     chunk: the index of the chunk it was written after
-    start, end: that chunk is [start, end) of the document's tokens
+    start, end: it is about [start, end) of the document's tokens: that chunk, or an underlined sentence
     text: as the model wrote it
     relevant: whether it goes into the final prompt
     score: of an underlined sentence (wim/underlines.py): its share of the highest score; None for a written margin
@@ -36,9 +36,23 @@ class Margin:
         """The score of an underlined sentence, else the probability of the verdict."""
         return self.probability if self.score is None else self.score
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether it is a note of somebody's own, about no part of the document (`added`)."""
+        return self.start == self.end
+
     @classmethod
     def on(cls, chunk: Chunk, text: str) -> Margin:
         return cls(chunk.index, chunk.start, chunk.end, text)
+
+    @classmethod
+    def added(cls, chunk: Chunk, text: str) -> Margin:
+        """A note that somebody writes by hand. chunk: the last one that has been read"""
+        return cls(chunk.index, chunk.end, chunk.end, text)
+
+    def rewrite(self, text: str) -> None:
+        """Replace the text by somebody's own, which is relevant: neither verdict nor score is about that."""
+        self.text, self.relevant, self.probability, self.score = text, True, None, None
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,17 @@ class MarginDone:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """All margins on the question are there, and the answer comes next.
+
+    margins: the list itself. Whoever holds on here may drop, keep, rewrite or add some: the answer is written from what is
+        in it when the next event is asked for
+    """
+
+    margins: list[Margin]
+
+
+@dataclass(frozen=True)
 class Rollback:
     """The cache's pointer moved back from `old_length` to `new_length`."""
 
@@ -112,5 +137,5 @@ class Done:
     left_out: list[Margin] = field(default_factory=list)
 
 
-Event = ChunkRead | ChunkJudged | MarginToken | MarginDone | Rollback | AnswerToken | Done
+Event = ChunkRead | ChunkJudged | MarginToken | MarginDone | Noted | Rollback | AnswerToken | Done
 Tell = Callable[[str], Event]  # makes an event of a piece of text

@@ -11,7 +11,7 @@
     roll back                                         [ header | chunk 1 | … | chunk N ]
 
 After that the document is still there, and another question needs no other prefill. This module knows texts, chunks and the
-order of events; tensors are the business of `model.session.Session`.
+order of events; tensors are the business of the session (wim/contracts.py says what it must do).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 
-from model.session import Session
 from wim import baselines, underlines, windows
 from wim.budget import Plan
 from wim.chunks import Chunk
+from wim.contracts import FullSession, Session, check_session
 from wim.desk import Desk
-from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken
+from wim.events import AnswerToken, Done, Event, Margin, MarginDone, MarginToken, Noted
 from wim.notes import last_prompt
+from wim.room import check_question
 from wim.verdict import Classifier, says_nothing
 
 
@@ -35,9 +36,11 @@ class WiM:
     plan: the document in chunks, the settings and the prompts (wim/budget.py)
     session: the model, with a cache of at least plan.capacity positions
     classifier: judges margins; None keeps all that say something
+    Raises InputError for a session that is without something that the settings ask for.
     """
 
-    def __init__(self, plan: Plan, session: Session, classifier: Classifier | None = None):
+    def __init__(self, plan: Plan, session: Session | FullSession, classifier: Classifier | None = None):
+        check_session(session, plan.settings, plan.settings.pattern, plan.margin_window)
         self.plan, self.session, self.classifier = plan, session, classifier
         self.settings, self.prompts, self.desk = plan.settings, plan.prompts, Desk(plan, session)
         self.relevance: dict[str, list[float]] = {}  # pattern `rag`: for a question, the probability of each chunk
@@ -46,19 +49,24 @@ class WiM:
         """Answer a question, yielding what happens (wim/events.py); the last event is Done.
 
         pattern: another than that of the settings, so that `llm` and `wim` can share a document; the plan must allow for it
+        Raises InputError for a question that is so much longer than those of the plan that there is no room for it.
         """
+        pattern = pattern or self.settings.pattern
+        check_question(self.plan, query, pattern)
+        check_session(self.session, self.settings, pattern, self.plan.margin_window)
         self.desk.begin()
         yield from self.desk.back()  # the caller may have walked away from an earlier question midway
-        match pattern or self.settings.pattern:
+        match pattern:
             case "llm":
                 yield from baselines.llm(self, query)
             case "rag":
                 yield from baselines.rag(self, query)
             case "wim":
+                if self.settings.margins != "underlined" and not hasattr(self.session, "branch"):
+                    yield from self.desk.back_to_header()  # a margin on a chunk that others follow would be a branch
                 margins = yield from self._noting()(query)
+                yield Noted(margins)
                 yield from self._answer(query, margins)
-            case unknown:
-                raise ValueError(f"There is no pattern {unknown!r}.")
 
     def one_by_one(self, query: str) -> Generator[Event, None, list[Margin]]:
         """The paper's loop. Returns the margins on the chunks."""
@@ -141,6 +149,7 @@ class WiM:
         """Answer from what has been read of the document, and from margins that somebody may have edited or written.
 
         `ask` ends in this way: the relevant margins count, and the last event is Done.
+        Raises DoesNotFit for a question that there is no room for.
         """
         self.desk.begin()
         yield from self.desk.back()

@@ -30,7 +30,7 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
         if (score := relevant[i].score) is not None:
             return -score
         probability = relevant[i].probability
-        return -1.0 if probability is None or probability < plan.settings.threshold else -probability
+        return -2.0 if probability is None or probability < plan.settings.threshold else -probability
 
     ranked = sorted(range(len(relevant)), key=rank)
 

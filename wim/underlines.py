@@ -1,9 +1,14 @@
 """Underlines: the sentences that a question makes the model look at, word for word. A reader does not only write margins.
 
-From the end of each chunk the question is read, as a branch, and so is an empty one ("N/A"). What the tokens of the first
-look at more than those of the second scores each sentence of the chunk (in-context re-ranking, arXiv 2410.02642; here the
-heads count alone, see model.attention_mass.contrast). The best sentences of the document become notes. That takes no decode
-step, invents nothing, and every note has its place and a score.
+From the end of each chunk the question is read, as a branch, and so is an empty one ("N/A"). Head by head, each token of
+the question is compared with those of the empty one, and a sentence gets the score of the token that looks at it most.
+(In-context re-ranking, arXiv 2410.02642, adds up heads and tokens before it compares; see model/attention_mass.py.) The
+best sentences of the document become notes. That takes no decode step, invents nothing, and every note has its place and a
+score.
+
+Summed over its tokens, a long question looks at everything a little, and the few tokens of "N/A" do not make up for that.
+With the token that looks most, the first six sentences hold more of the facts, and their scores tell facts from the rest
+better: scripts/README.md has the figures, and those of other rules.
 """
 
 from __future__ import annotations
@@ -11,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from model.attention_mass import contrast
 from wim.chunks import Chunk, Sentence
 from wim.events import Event, Margin, MarginDone
 from wim.prompt_ids import EMPTY
@@ -19,7 +23,7 @@ from wim.prompt_ids import EMPTY
 if TYPE_CHECKING:
     from wim.loop import WiM
 
-LEAST_SHARE = 0.12  # of the document's highest score: a sentence with less is not relevant
+LEAST_SHARE = 0.25  # of the document's highest score: a sentence with less is not relevant
 
 
 def underline(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
@@ -45,18 +49,12 @@ def underline(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
 def scores(wim: WiM, query: str, chunks: list[Chunk]) -> list[tuple[Chunk, Sentence, float]]:
     """Each sentence of the chunks with its score, a few chunks at a time. The cache's length does not change."""
     first, found = len(wim.prompts.header), []
-    asked = [wim.prompts.look(query), wim.prompts.look(EMPTY)]
-    prompts, watched = zip(*asked, strict=True)
+    question, empty = wim.prompts.look(query), wim.prompts.look(EMPTY)
     for at in range(0, len(chunks), wim.plan.look_chunks):
         part = chunks[at : at + wim.plan.look_chunks]
+        ends = [wim.desk.chunk_ends[chunk.index] for chunk in part]
         borders = [[first + chunk.start, *(first + sentence.end for sentence in chunk.sentences)] for chunk in part]
-        masses = wim.session.attention(
-            [wim.desk.chunk_ends[chunk.index] for chunk in part for _ in asked],
-            prompts * len(part),
-            watched * len(part),
-            [row for row in borders for _ in asked],
-        )
-        for chunk, mass, baseline in zip(part, masses[::2], masses[1::2], strict=True):
-            for sentence, score in zip(chunk.sentences, contrast(mass, baseline), strict=True):
+        for chunk, more in zip(part, wim.session.attention(ends, question, empty, borders), strict=True):
+            for sentence, score in zip(chunk.sentences, more, strict=True):
                 found.append((chunk, sentence, score / max(1, len(sentence.text)) ** 0.5))  # long ones get more by chance
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wim.prompt_ids import PromptIds
 
 if TYPE_CHECKING:
-    from model.session import Session
+    from wim.contracts import Session
 
 # How models say that a chunk has nothing, without the marks around it.
 NOTHING = {"", "none", "n/a", "na", "null", "not applicable", "there is none", "there are none", "i don't know"}

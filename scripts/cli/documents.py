@@ -17,6 +17,7 @@ from cli.start import clear, say
 from model.errors import InputError
 
 SNIFFED = 8192  # bytes at a file's beginning in which a zero byte tells that it is no text
+STDIN = "stdin"  # the name of what is piped in
 MOST_NAMED = 3  # paths in a line about the document
 PATIENCE = 2.0  # seconds in which an idle pipe may begin to bring something
 
@@ -47,6 +48,11 @@ class Document:
     def parts(self) -> tuple[Part, ...]:
         """Its files, also where it is one."""
         return (Part(self.name, 0, len(self.text)),) if self.files is None else self.files
+
+    @property
+    def piped(self) -> bool:
+        """Whether the standard input is one of them."""
+        return any(part.name == STDIN for part in self.parts)
 
     def __str__(self) -> str:
         if self.files is None:
@@ -108,7 +114,7 @@ def _read_file(path: str) -> list[tuple[str, str]]:
     if path != "-":
         return [(path, read_text(path))]
     say("reading the standard input")
-    return [("stdin", read_stdin())]
+    return [(STDIN, read_stdin())]
 
 
 def _read_folder(folder: Path) -> tuple[list[tuple[str, str]], int]:

@@ -50,16 +50,20 @@ class Sources:
         self.folder = _common_folder([file.name for file in self.files])
 
     def of(self, margin: Margin) -> list[Place]:
-        """Nothing for a note that is on no tokens: somebody wrote it about the whole."""
+        """Nothing for a note that somebody wrote by hand: it is about the whole."""
         return [place for span in self._spans(margin) for place in self.places(*span)]
 
     def name(self, margin: Margin) -> str:
         return self.named(self.of(margin))
 
     def of_chunk(self, index: int) -> list[Place]:
-        return self.places(self.chunks[index].text_start, self.chunks[index].text_end)
+        return self.of_chunks(index, index)
 
-    def named(self, places: list[Place]) -> str:
+    def of_chunks(self, first: int, last: int) -> list[Place]:
+        """Of a run of chunks."""
+        return self.places(self.chunks[first].text_start, self.chunks[last].text_end)
+
+    def named(self, places: Sequence[Place]) -> str:
         """Places in words, each file by its path below the folder that all have in common; empty for none."""
         names, files = [], dict.fromkeys(place.file for place in places)
         for path in files:
@@ -102,12 +106,12 @@ class Sources:
 
     def _spans(self, margin: Margin) -> list[tuple[int, int]]:
         """The characters that a margin is about."""
+        if margin.by_hand:
+            return []
         chunk = self.chunks[margin.chunk]
         own = [(s.text_start, s.text_start + len(s.text)) for s in chunk.sentences if s[:2] == (margin.start, margin.end)]
         if margin.score is not None and own:
             return own
-        if margin.start == margin.end:
-            return []
         return list(_quotations(margin.text, chunk)) or own or [(chunk.text_start, chunk.text_end)]
 
 

@@ -66,6 +66,8 @@ def loading_libraries() -> Iterator[None]:
 
 
 def _quit(signum: int, frame: object) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), f"{CLEAR}Interrupted.\n".encode())  # not through a stream that may be writing
     os._exit(130)
 
 

@@ -10,7 +10,7 @@ from model.transformer import CausalLM
 
 OPTIMIZERS = ("adamw", "muon")
 DECAY_FROM = 0.6  # the learning rate falls linearly over the rest of the run
-RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")  # what is added to the residual stream, in all three families
+RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")  # what is added to the residual stream, in all families
 
 
 def initialise(model: CausalLM, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Small checkpoint folders for the tests of weights/, in the shapes that Llama 3.1, Phi-3 and Qwen2 are published in."""
+"""Small checkpoint folders for the tests of weights/, in the shapes that the families' checkpoints are published in."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 import torch
+from model_variants import PLAIN
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -16,6 +17,7 @@ from transformers.tokenization_utils_base import generate_merges
 
 from model import build_model
 from weights.config import read_model_config
+from weights.families import FAMILIES
 
 CORPUS = [
     "Mary went to the garden. John picked up the football there.\n\nThen he dropped it in the kitchen.",
@@ -52,6 +54,25 @@ QWEN2_TEMPLATE = (
     "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# It has the model think unless told not to; then it writes an empty thought itself.
+THINKING_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{% endif %}"
+)
+# As in the third version of the 7B: a system prompt joins the user's text.
+INST_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
+    "{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "{% if message.role == 'user' %}{{ '[INST] ' + system + message.content + '[/INST]' }}"
+    "{% else %}{{ ' ' + message.content + eos_token }}{% endif %}{% endfor %}"
+)
+# And as those with a byte-level vocabulary (Nemo) have it: no spaces.
+MISTRAL_TEMPLATE = INST_TEMPLATE.replace("[INST] ", "[INST]").replace("' ' + ", "")
 LLAMA_CONTROL = [
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -61,6 +82,10 @@ LLAMA_CONTROL = [
     "<|eot_id|>",
 ]
 QWEN2_CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MISTRAL_CONTROL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+CONTROL = {"llama": LLAMA_CONTROL, "qwen2": QWEN2_CONTROL, "thinking": QWEN2_CONTROL, "mistral": MISTRAL_CONTROL}
+# Kinds of tokenizer and chat template, and whose they are: a later Mistral's is byte-level, an earlier one's is not.
+TEXTS = {"llama": "llama", "phi3": "phi3", "qwen2": "qwen2", "thinking": "qwen3", "mistral": "mistral", "inst": "mistral"}
 PHI3_ADDED = [
     AddedToken("<|endoftext|>", special=True, normalized=False),
     *(
@@ -76,9 +101,8 @@ def write_json(path: Path, value: object) -> None:
 
 def tiny_config(kind: str, vocab_size: int, **changes: object) -> dict[str, object]:
     """A published-style config.json of a model with a few thousand parameters."""
-    names = {"llama": "LlamaForCausalLM", "phi3": "Phi3ForCausalLM", "qwen2": "Qwen2ForCausalLM"}
     return {
-        "architectures": [names[kind]],
+        "architectures": [FAMILIES[kind].architecture],
         "model_type": kind,
         "vocab_size": vocab_size,
         "hidden_size": 32,
@@ -99,9 +123,9 @@ def tiny_config(kind: str, vocab_size: int, **changes: object) -> dict[str, obje
 
 @functools.cache
 def byte_level(kind: str) -> str:
-    """A tokenizer.json as Llama 3.1 or Qwen2 has it, trained on the corpus."""
-    tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama"))
-    if kind == "qwen2":
+    """A tokenizer.json as Llama 3.1, Qwen or a later Mistral has it, trained on the corpus."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind in ("llama", "mistral")))
+    if kind in ("qwen2", "thinking"):
         tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -109,9 +133,11 @@ def byte_level(kind: str) -> str:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_special_tokens(LLAMA_CONTROL if kind == "llama" else QWEN2_CONTROL)
-    if kind == "llama":
-        bos = "<|begin_of_text|>"
+    tokenizer.add_special_tokens(CONTROL[kind])
+    if kind == "thinking":
+        tokenizer.add_tokens(["<think>", "</think>"])
+    if kind in ("llama", "mistral"):
+        bos = {"llama": "<|begin_of_text|>", "mistral": "<s>"}[kind]
         template = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
         tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     return tokenizer.to_str()
@@ -161,15 +187,30 @@ def phi3_json() -> str:
     return tokenizer.to_str()
 
 
+@functools.cache
+def inst_json() -> str:
+    """A tokenizer.json as the third version of Mistral-7B has it: a space before the first word of a prompt alone."""
+    vocab, merges = vocab_and_merges(sentencepiece_model())
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(MISTRAL_CONTROL)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return tokenizer.to_str()
+
+
 def write_tokenizer(folder: Path, kind: str, **changes: object) -> Path:
-    """The tokenizer and chat template of a kind of checkpoint, and its config.json."""
+    """The tokenizer and chat template of a kind of checkpoint, and its config.json.
+
+    kind: one of TEXTS, or a family that has no text of its own there, whose text is then that of Llama 3.1
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, object]
-    if kind == "llama":
-        text = byte_level("llama")
-        config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "chat_template": LLAMA_TEMPLATE}
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    elif kind == "phi3":
+    if kind == "phi3":
         text = phi3_json()
         config = {
             "bos_token": "<s>",
@@ -180,13 +221,27 @@ def write_tokenizer(folder: Path, kind: str, **changes: object) -> Path:
             "tokenizer_class": "LlamaTokenizer",
             "chat_template": PHI3_TEMPLATE,
         }
-    else:
-        text = byte_level("qwen2")
+    elif kind in ("qwen2", "thinking"):
+        text = byte_level(kind)
         config = {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-        config |= {"add_prefix_space": False, "tokenizer_class": "Qwen2Tokenizer", "chat_template": QWEN2_TEMPLATE}
+        config |= {"add_prefix_space": False, "tokenizer_class": "Qwen2Tokenizer"}
+        config["chat_template"] = THINKING_TEMPLATE if kind == "thinking" else QWEN2_TEMPLATE
+    elif kind in ("mistral", "inst"):
+        text = inst_json() if kind == "inst" else byte_level(kind)
+        config = {
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }
+        config["chat_template"] = INST_TEMPLATE if kind == "inst" else MISTRAL_TEMPLATE
+    else:
+        text = byte_level("llama")
+        config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "chat_template": LLAMA_TEMPLATE}
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     write_json(folder / "tokenizer_config.json", {**config, **changes})
-    write_json(folder / "config.json", tiny_config(kind, Tokenizer.from_str(text).get_vocab_size()))
+    write_json(folder / "config.json", tiny_config(TEXTS.get(kind, kind), Tokenizer.from_str(text).get_vocab_size()))
     return folder
 
 
@@ -204,4 +259,5 @@ def random_weights(config: dict[str, object]) -> dict[str, torch.Tensor]:
     """Random values for all parameters of the model, by name; tied ones under their first name only."""
     with torch.device("meta"):
         model = build_model(read_model_config(config))
-    return {name: torch.randn(parameter.shape) * 0.05 for name, parameter in model.named_parameters()}
+    [weights] = [variant.weights for variant in PLAIN if variant.kind == config["model_type"]]
+    return {name: weights(name, torch.randn(parameter.shape)) for name, parameter in model.named_parameters()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_variants import randomise
+from model_variants import PLAIN, VARIANTS, randomise
 from safetensors.torch import save_file
 from training.folder import write_tokenizer
 from weights_helpers import CORPUS, tiny_config, write_checkpoint, write_json
@@ -26,21 +26,7 @@ from wim.prompts import Prompts
 from wim.reader import open_document, wanted_sessions
 from wim.settings import Settings
 
-# One of each architecture, and those options that change how a cache is read.
-READERS = {
-    "llama": ("llama", {}),
-    "qwen2": ("qwen2", {}),
-    "phi3": ("phi3", {}),
-    "qwen2-window": ("qwen2", {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1}),
-    "phi3-window": ("phi3", {"sliding_window": 50}),
-    "phi3-longrope": (
-        "phi3",
-        {
-            "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]},
-            "original_max_position_embeddings": 64,
-        },
-    ),
-}
+READERS = {variant.name: variant for variant in VARIANTS if variant.reader is not None}
 SETTINGS = Settings(margins="written", chunk_tokens=60, margin_tokens=10, answer_tokens=9)
 QUERY = "Where is Mary?"
 
@@ -55,8 +41,8 @@ def document(sentences: int = 24) -> str:
 
 def write_reader(folder: Path, name: str, seed: int = 0, **changes: object) -> Path:
     """A whole checkpoint folder whose random weights make attention pick and logits differ."""
-    kind, options = READERS[name]
-    options = {"max_position_embeddings": 2048, **options, **changes}
+    variant = READERS[name]
+    kind, options = variant.kind, {"max_position_embeddings": 2048, **variant.reader, **changes}
     if kind == "phi3":
         # With YES and NO in its vocabulary, which weights_helpers' does not tell apart.
         texts = [*CORPUS, *["Reply YES or NO. YES, Yes, yes. NO, No, no."] * 20]
@@ -65,7 +51,7 @@ def write_reader(folder: Path, name: str, seed: int = 0, **changes: object) -> P
     else:
         write_checkpoint(folder, kind, **options)
     model = build_model(read_model_config(json.loads((folder / "config.json").read_text())))
-    randomise(model, seed)
+    randomise(model, seed, variant.weights)
     save_file({name: parameter.data for name, parameter in model.named_parameters()}, folder / "model.safetensors")
     return folder
 
@@ -127,7 +113,7 @@ DEMO = "demo-llama"
 OTHER = "What did John pick up?"
 readers = pytest.mark.parametrize("name", [*READERS, DEMO])
 random_readers = pytest.mark.parametrize("name", READERS)
-plain_readers = pytest.mark.parametrize("name", ["llama", "qwen2", "phi3"])
+plain_readers = pytest.mark.parametrize("name", [variant.name for variant in PLAIN if variant.name in READERS])
 
 
 def done(events):

@@ -6,7 +6,7 @@ from functools import cache as memoize
 
 import pytest
 import torch
-from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, read, tiny_model, variants
+from model_variants import VARIANT, attending_variants, random_tokens, read, tiny_model, variants
 
 from model import KVCache
 from model.attention import attention, causal_mask
@@ -15,7 +15,6 @@ from model.branch import Branches
 from model.config import PLAIN, AttentionOptions
 from model.session import Session
 
-VARIANT = {variant.name: variant for variant in VARIANTS + ODD}
 CAPACITY = 200
 BORDERS = [[0, 3, 20], [7, 8, 30, 41], [0, 60]]
 
@@ -70,25 +69,34 @@ class Recorded:
         self.cache.advance(seq_len)
 
 
-@variants(*ATTENDING)
+def prompt_pair():
+    """A question and an empty one: prompts of different lengths, and which of their tokens are watched."""
+    return (random_tokens(12, seed=12), range(2, 9)), (random_tokens(5, seed=5), range(1, 4))
+
+
+@attending_variants
 @torch.no_grad()
-def test_mass_is_what_each_row_alone_looks_at(variant):
+def test_a_span_gets_what_the_word_gives_it_that_looks_at_it_most(variant):
+    """Computed once more from the probabilities of each prompt alone, by the definition."""
     model, document, ends = model_of(variant.name), random_tokens(60), [20, 41, 60]
-    prompts = [random_tokens(n, seed=n) for n in (12, 5, 9)]
-    watched = [range(2, 9), range(0, 5), range(8, 9)]
     session = Session(model, CAPACITY)
     session.prefill(document)
     before = session.cache.storage[:, :, :, :60].clone()
-    masses = session.attention(ends, prompts, watched, BORDERS)
+    found = session.attention(ends, *prompt_pair(), BORDERS)
     assert session.length == 60 and torch.equal(session.cache.storage[:, :, :, :60], before)
-    for end, prompt, slots, borders, mass in zip(ends, prompts, watched, BORDERS, masses, strict=True):
-        alone = KVCache(model.config, CAPACITY)
-        read(model, alone, document[:end])
-        recorded = Recorded(alone)
-        model(torch.tensor([prompt]), recorded)
-        probabilities = torch.stack(recorded.probabilities)[:, :, slots.start : slots.stop].sum(dim=2)
-        spans = [probabilities[:, :, a:b].sum(dim=-1) for a, b in zip(borders, borders[1:], strict=False)]
-        torch.testing.assert_close(mass, torch.stack(spans, dim=-1), rtol=1e-3, atol=1e-5)
+    for end, borders, spans in zip(ends, BORDERS, found, strict=True):
+        masses = []
+        for prompt, watched in prompt_pair():
+            alone = KVCache(model.config, CAPACITY)
+            read(model, alone, document[:end])
+            recorded = Recorded(alone)
+            model(torch.tensor([prompt]), recorded)
+            probabilities = torch.stack(recorded.probabilities)[:, :, watched.start : watched.stop]
+            by_span = [probabilities[..., a:b].sum(dim=-1) for a, b in zip(borders, borders[1:], strict=False)]
+            masses.append(torch.stack(by_span, dim=-1))  # (layers, heads, tokens, spans)
+        more = (masses[0] - masses[1].amax(dim=2, keepdim=True)).clamp(min=0) ** 2
+        expected = [max(more[:, :, token, span].sum() for token in range(7)) for span in range(len(borders) - 1)]
+        torch.testing.assert_close(torch.tensor(spans), torch.stack(expected), rtol=1e-3, atol=1e-6)
 
 
 @variants("llama", "qwen2-window")
@@ -99,27 +107,26 @@ def test_watching_changes_no_logits(variant):
     for kind in (Branches, AttentionMass):
         cache = KVCache(model.config, CAPACITY)
         read(model, cache, random_tokens(60))
-        more = () if kind is Branches else ([range(0, 4), range(1, 3)], [[0, 30], [10, 20]])
+        more = () if kind is Branches else ([range(0, 4), range(1, 3)], [[0, 30], [0, 30]])
         logits.append(
-            model(torch.tensor([random_tokens(4), random_tokens(4, seed=1)]), kind(cache, [30, 60], [0, 0], 9, *more))
+            model(torch.tensor([random_tokens(4), random_tokens(4, seed=1)]), kind(cache, [30, 30], [0, 0], 9, *more))
         )
     assert torch.equal(*logits)
 
 
 def test_what_a_head_always_looks_at_cancels_out():
-    mass = torch.tensor([[[0.5, 0.2, 0.1]], [[0.1, 0.1, 0.4]]])
-    baseline = torch.tensor([[[0.5, 0.1, 0.3]], [[0.1, 0.2, 0.1]]])
-    assert contrast(mass, baseline) == pytest.approx([0.0, 0.01, 0.09])
+    asked = torch.tensor([[[0.5, 0.2, 0.1], [0.4, 0.5, 0.0]], [[0.1, 0.1, 0.4], [0.0, 0.3, 0.0]]])
+    empty = torch.tensor([[[0.5, 0.1, 0.3]], [[0.1, 0.2, 0.1]]])
+    torch.testing.assert_close(contrast(asked, empty), torch.tensor([[0.0, 0.01, 0.09], [0.0, 0.17, 0.0]]))
 
 
 @pytest.mark.gpu
 @variants("llama", "qwen2", "phi3", "qwen2-window")
-def test_mass_on_a_gpu(variant):
-    masses = []
+def test_on_a_gpu(variant):
+    found = []
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
         session = Session(tiny_model(VARIANT[variant.name], CAPACITY, device=device, dtype=dtype), CAPACITY)
         session.prefill(random_tokens(60))
-        prompts = [random_tokens(n, seed=n) for n in (12, 5, 9)]
-        masses.append(session.attention([20, 41, 60], prompts, [range(2, 9), range(0, 5), range(8, 9)], BORDERS))
-    for found, expected in zip(*masses, strict=True):
-        assert (found - expected).norm() < 0.1 * expected.norm()
+        found.append(session.attention([20, 41, 60], *prompt_pair(), BORDERS))
+    for spans, expected in zip(*map(lambda rows: map(torch.tensor, rows), found), strict=True):
+        assert (spans - expected).norm() < 0.1 * expected.norm()

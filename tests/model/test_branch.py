@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, tiny_model, variants
+from model_variants import ATTENDING, VARIANT, attending_variants, plain_variants, random_tokens, tiny_model, variants
 
 from model import InputError, branch
 from model.branch import Branches
@@ -20,7 +20,6 @@ from model.kernels import cuda_branches
 from model.sampling import Sampler
 from model.session import Session
 
-VARIANT = {variant.name: variant for variant in VARIANTS + ODD}
 CAPACITY = 400
 CLOSE = {"rtol": 1e-4, "atol": 5e-5}
 
@@ -72,7 +71,7 @@ def test_branches_are_what_each_row_is_alone(variant, ends, lengths):
     assert replies == [alone(model, document[:end], prompt, 8) for end, prompt in zip(ends, prompts, strict=True)]
 
 
-@variants(*ATTENDING)
+@attending_variants
 @pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
 @torch.no_grad()
 def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
@@ -92,20 +91,24 @@ def test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths):
         torch.testing.assert_close(logits[row], expected, **CLOSE)
 
 
-@variants("llama", "phi3", "qwen2", "scaled", "capped")
-@pytest.mark.parametrize("ends, lengths", ROWS.values(), ids=ROWS)
-@pytest.mark.parametrize("limits", [(7, 128, 8192), (7, 3, 8192), (1, 128, 60), (4096, 128, 8192)], ids=str)
-def test_rows_of_varying_length_in_one_call(monkeypatch, variant, ends, lengths, limits):
+LIMITS = [(7, 128, 8192), (7, 3, 8192), (1, 128, 60), (4096, 128, 8192)]
+ALL_ROWS = [(VARIANT["llama"], rows, limits) for rows in ROWS for limits in LIMITS]
+
+
+@pytest.mark.parametrize(
+    "variant, rows, limits", ALL_ROWS + [(each, "unordered", LIMITS[0]) for each in ATTENDING], ids=str
+)
+def test_rows_of_varying_length_in_one_call(monkeypatch, variant, rows, limits):
     """As on a GPU, with the kernel by its definition; the prefix in pieces, as far as one of the limits lets it."""
     for name, limit in zip(("MIN_PIECE", "ENOUGH_GROUPS", "MAX_COPIES"), limits, strict=True):
         monkeypatch.setattr(cuda_branches, name, limit)
     monkeypatch.setattr(branch, "flash_serves", lambda q: True)
     monkeypatch.setattr(cuda_branches, "varlen_attention", kernels_by_definition.varlen_attention)
-    test_logits_of_branches_are_those_of_each_row_alone(variant, ends, lengths)
+    test_logits_of_branches_are_those_of_each_row_alone(variant, *ROWS[rows])
 
 
-@variants(*ATTENDING)
-@settings(max_examples=15)
+@attending_variants
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_branches_continue_as_alone(variant, data):
     model, document = model_of(variant.name), random_tokens(50)
@@ -116,7 +119,7 @@ def test_any_branches_continue_as_alone(variant, data):
     assert replies == [alone(model, document[:end], prompt, 3) for end, prompt in zip(ends, prompts, strict=True)]
 
 
-@variants("llama", "qwen2-window", "phi3-partial")
+@plain_variants
 def test_rows_stop_one_by_one(variant):
     model, document = model_of(variant.name), random_tokens(60)
     ends, prompts = [20, 60, 40], [random_tokens(5, seed=seed) for seed in (1, 2, 3)]
@@ -159,7 +162,7 @@ def test_what_does_not_fit_above_the_length_is_refused():
     assert len(list(session.branch([20, 60], [[1, 2], [3]], 18, frozenset(), Sampler()))) == 18  # to the brim
 
 
-@variants("llama", "qwen2-window", "phi3-longrope-long")
+@plain_variants
 def test_a_probability_is_the_softmax_over_the_two_kinds_of_reply(variant):
     model, document = model_of(variant.name), random_tokens(30)
     prompts = [random_tokens(length, seed=length) for length in (9, 3, 14)]
@@ -173,6 +176,21 @@ def test_a_probability_is_the_softmax_over_the_two_kinds_of_reply(variant):
             logits = model(torch.tensor([document + prompt]))[0, -1]
         three = logits[[5, 6, 7]].softmax(-1)
         assert probability == pytest.approx((three[0] + three[1]).item(), abs=1e-4)
+
+
+@attending_variants
+def test_a_probability_rides_along_with_what_is_read(variant):
+    """In one forward pass, and both are what they are alone."""
+    model, document, prompt = model_of(variant.name), random_tokens(60), random_tokens(12, seed=1)
+    found, alone, judge = (Session(model, CAPACITY) for _ in range(3))
+    for session in (found, alone, judge):
+        session.prefill(document[:30])
+    alone.prefill(document[30:])
+    probability = found.prefill_and_probability(document[30:], judge, prompt, [5, 6], [7])
+    assert probability == pytest.approx(judge.probability([prompt], [5, 6], [7])[0], abs=1e-4)
+    assert (found.length, judge.length) == (60, 30)
+    read = (session.cache.storage[:, :, :, :60] for session in (found, alone))
+    torch.testing.assert_close(*read, **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +224,7 @@ def gpu_model(name):
     return tiny_model(VARIANT[name], CAPACITY, dtype=torch.bfloat16, device="cuda")
 
 
-GRAPHED = ["llama", "llama-mha", "llama-head-64", "llama-head-96", "llama-head-128", "qwen2", "phi3", "phi3-longrope-long"]
+GRAPHED = ["llama", "llama-mha", "llama-head-64", "llama-head-96", "llama-head-128", "qwen2", "phi3", "phi3-longrope"]
 GRAPHED += ["qwen2-window", "phi3-window"]
 
 

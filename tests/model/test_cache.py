@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_variants import ATTENDING, ODD, VARIANTS, random_tokens, read, tiny_model, variants
+from model_variants import VARIANT, attending_variants, plain_variants, random_tokens, read, tiny_model, variants
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import KVCache
@@ -17,12 +17,11 @@ from model.session import PREFILL_TOKENS, Session
 from weights.config import read_model_config
 
 CAPACITY = 96
-MODELS = {variant.name: variant for variant in VARIANTS + ODD}
 
 
 @memoize
 def model_of(name):
-    return tiny_model(MODELS[name], CAPACITY)
+    return tiny_model(VARIANT[name], CAPACITY)
 
 
 def fresh(name, tokens):
@@ -35,8 +34,8 @@ def fresh(name, tokens):
 steps = st.one_of(st.tuples(st.just("read"), st.integers(1, 30)), st.tuples(st.just("back"), st.floats(0, 1)))
 
 
-@variants(*ATTENDING)
-@settings(max_examples=40)
+@attending_variants
+@settings(max_examples=25)
 @given(history=st.lists(steps, min_size=1, max_size=12), last=st.integers(1, 20), seed=st.integers(0, 5))
 def test_after_any_history_the_next_logits_are_those_of_a_fresh_prefill(variant, history, last, seed):
     model = model_of(variant.name)
@@ -57,8 +56,8 @@ def test_after_any_history_the_next_logits_are_those_of_a_fresh_prefill(variant,
     torch.testing.assert_close(read(model, cache, new), fresh(variant.name, held + new), rtol=1e-4, atol=5e-5)
 
 
-@variants(*ATTENDING)
-@settings(max_examples=30)
+@attending_variants
+@settings(max_examples=20)
 @given(borders=st.sets(st.integers(1, 79), max_size=8))
 def test_any_split_gives_the_logits_of_one_shot(variant, borders):
     model, tokens = model_of(variant.name), random_tokens(80)
@@ -130,7 +129,7 @@ def test_rollback_moves_a_pointer_and_no_byte():
 
 @pytest.mark.gpu
 def test_rollback_allocates_nothing_on_the_device():
-    model = tiny_model(MODELS["llama"], CAPACITY, device="cuda", dtype=torch.bfloat16)
+    model = tiny_model(VARIANT["llama"], CAPACITY, device="cuda", dtype=torch.bfloat16)
     session = Session(model, CAPACITY)
     session.prefill(random_tokens(60))
     torch.cuda.synchronize()
@@ -195,11 +194,11 @@ def test_a_position_costs_what_is_said(variant, dtype):
 
 def test_a_position_of_llama_3_1_8b_costs_128_kib():
     shapes = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
-    config = read_model_config(MODELS["llama"].full_config(**shapes))
+    config = read_model_config(VARIANT["llama"].full_config(**shapes))
     assert KVCache.bytes_per_token(config, torch.bfloat16) == 131072
 
 
-@variants("llama", "qwen2-window", "phi3-partial")
+@plain_variants
 @pytest.mark.parametrize("stop_after", [None, 3])
 def test_what_was_generated_has_been_read(variant, stop_after):
     """Prompt and reply stay in the cache, whether the reply ends at a stop token or the caller walks away."""
@@ -215,8 +214,9 @@ def test_what_was_generated_has_been_read(variant, stop_after):
     torch.testing.assert_close(logits, fresh(variant.name, known), rtol=1e-4, atol=5e-5)
 
 
-def test_generation_ends_at_a_stop_token_and_does_not_yield_it():
-    model, prompt = model_of("llama"), random_tokens(20)
+@plain_variants
+def test_generation_ends_at_a_stop_token_and_does_not_yield_it(variant):
+    model, prompt = model_of(variant.name), random_tokens(20)
     session = Session(model, CAPACITY)
     reply = list(session.generate(prompt, 12, frozenset(), Sampler()))
     stop = next(token for i, token in enumerate(reply) if i > 2 and token not in reply[:i])

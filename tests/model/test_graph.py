@@ -11,6 +11,14 @@ from types import SimpleNamespace
 import kernels_by_definition
 import pytest
 import torch
+from model_variants import (
+    VARIANT,
+    VOCABULARY,
+    attending_variants,
+    plain_variants,
+    random_tokens,
+    tiny_model,
+)
 
 from model import build_model, graph, transformer
 from model.decode import plain_step
@@ -21,17 +29,6 @@ from model.transformer import run_layer
 from weights.config import read_model_config
 
 ENDS = [70, 150, 220]
-CONFIG = {
-    "vocab_size": 100,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-}
-WINDOW = {"sliding_window": 60, "use_sliding_window": True, "max_window_layers": 1}
-architectures = pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM"])
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ def uncaptured(monkeypatch):
     """Steps are taken as they come, with FlashAttention by its definition."""
 
     def capture(decoder):
-        decoder.logits = torch.empty(len(decoder.tokens), CONFIG["vocab_size"])
+        decoder.logits = torch.empty(len(decoder.tokens), VOCABULARY)
         decoder.graph = SimpleNamespace(replay=lambda: decoder.logits.copy_(decoder._step()))
 
     monkeypatch.setattr(graph.GraphDecoder, "_capture", capture)
@@ -71,16 +68,14 @@ def compiled(request):
     return request.param
 
 
-def reading(architecture, compiled, capacity=600, options=None, **changes):
-    """A session that has read the document, and the tokens that it was taken from."""
-    generator = torch.Generator().manual_seed(0)
-    model = build_model(read_model_config({"architectures": [architecture], **CONFIG, **changes}))
-    for parameter in model.parameters():
-        parameter.normal_(0.0, 0.2, generator=generator)
-    for layer in model.model.layers:
-        layer.self_attn.options = replace(layer.self_attn.options, **options or {})
-    session = Session(model, capacity)
-    token_ids = torch.randint(0, 100, (300,), generator=generator)
+def reading(variant, compiled, capacity=600, **changes):
+    """A session that has read the document, and the tokens that it was taken from.
+
+    changes: to config.json
+    """
+    variant = VARIANT[variant] if isinstance(variant, str) else variant
+    model = tiny_model(replace(variant, config=variant.config | changes), planned=512)
+    session, token_ids = Session(model, capacity), torch.tensor(random_tokens(300))
     session.prefill(token_ids[: ENDS[-1]].tolist())
     model.compiled = compiled  # from here on: only decode steps are of interest
     return session, token_ids
@@ -123,18 +118,25 @@ def check_tail(session, token_ids):
     session.rollback(ENDS[-1])
 
 
-@architectures
-@pytest.mark.parametrize("rows", [1, 3])
+@attending_variants
 @torch.inference_mode()
-def test_steps_equal_plain_branches(compiled, architecture, rows):
-    check_branches(*reading(architecture, compiled), rows)
+def test_steps_equal_plain_decoding(uncaptured, variant):
+    session, token_ids = reading(variant, False)
+    check_tail(session, token_ids)
+    for n_rows in (1, 3):
+        check_branches(session, token_ids, n_rows)
+
+
+@torch.inference_mode()
+def test_a_compiled_step_of_one_branch(compilations):
+    check_branches(*reading("llama", True), 1)
 
 
 @torch.inference_mode()
 def test_rows_are_shared_out_among_decoders(compiled, monkeypatch):
     monkeypatch.setattr(flex_rows, "max_rows", lambda config: 2)
     monkeypatch.setattr(graph, "MAX_ROWS", 2)
-    session, token_ids = reading("LlamaForCausalLM", compiled)
+    session, token_ids = reading("llama", compiled)
     check_branches(session, token_ids, 3)
     assert sorted(session.graphs.decoders) == [(1, 2, compiled), (2, 0, compiled)]
 
@@ -144,7 +146,7 @@ def test_rows_are_shared_out_among_decoders(compiled, monkeypatch):
 def test_a_prefix_in_pieces(uncaptured, monkeypatch, piece):
     for name in ("SHORTEST_PIECE", "LONGEST_PIECE"):
         monkeypatch.setattr(flash_rows, name, piece)
-    session, token_ids = reading("LlamaForCausalLM", False)
+    session, token_ids = reading("llama", False)
     check_branches(session, token_ids, 3)
     check_tail(session, token_ids)
 
@@ -152,7 +154,7 @@ def test_a_prefix_in_pieces(uncaptured, monkeypatch, piece):
 @torch.inference_mode()
 def test_free_bytes_that_are_no_numbers(compiled):
     """The compiled step reads whole blocks of keys before it hides some, so NaN there is NaN; the others do not look."""
-    session, token_ids = reading("LlamaForCausalLM", compiled)
+    session, token_ids = reading("llama", compiled)
     session.cache.storage[:, :, :, session.length :] = float("nan")
     steps = token_ids[200:203, None]
     step = session.graphs.begin(session.cache, len(steps))
@@ -162,10 +164,11 @@ def test_free_bytes_that_are_no_numbers(compiled):
     assert found.isnan().all() if compiled else torch.allclose(found, torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("max_tokens", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("max_tokens", [1, 3, 6])  # fewer than the steps ahead, as many, and more
+@plain_variants
 @torch.inference_mode()
-def test_working_ahead_gives_the_same_tokens_and_cache(uncaptured, max_tokens):
-    session, token_ids = reading("LlamaForCausalLM", False)
+def test_working_ahead_gives_the_same_tokens_and_cache(uncaptured, variant, max_tokens):
+    session, token_ids = reading(variant, False)
     prompt = token_ids[:5].tolist()
 
     def reply(use_graphs, stop_ids=frozenset(), taken=None):
@@ -192,7 +195,7 @@ def test_working_ahead_gives_the_same_tokens_and_cache(uncaptured, max_tokens):
 
 @torch.inference_mode()
 def test_plain_decoding_reads_no_token_that_is_not_asked_for(monkeypatch):
-    session, token_ids = reading("LlamaForCausalLM", False)
+    session, token_ids = reading("llama", False)
     read, forward = [], session.model.forward
     monkeypatch.setattr(session.model, "forward", lambda ids, *more: (read.append(ids.shape[1]), forward(ids, *more))[1])
     assert list(session.generate(token_ids[:5].tolist(), 9, frozenset(range(100)), Sampler())) == []
@@ -201,7 +204,7 @@ def test_plain_decoding_reads_no_token_that_is_not_asked_for(monkeypatch):
 
 @torch.inference_mode()
 def test_what_does_not_fit_is_refused(compiled):
-    session, _ = reading("LlamaForCausalLM", compiled, capacity=ENDS[-1] + 5)
+    session, _ = reading("llama", compiled, capacity=ENDS[-1] + 5)
     session.graphs.begin(session.cache, 5)
     with pytest.raises(ValueError, match="has 225 positions and cannot take tokens up to position 226"):
         session.graphs.begin(session.cache, 6)
@@ -209,7 +212,7 @@ def test_what_does_not_fit_is_refused(compiled):
 
 @torch.inference_mode()
 def test_a_reply_that_is_left_and_closed_late_moves_no_pointer(uncaptured):
-    session, token_ids = reading("LlamaForCausalLM", False)
+    session, token_ids = reading("llama", False)
     session.use_graphs = True
     reply = session.generate(token_ids[:5].tolist(), 9, frozenset(), Sampler())
     next(reply)
@@ -220,56 +223,42 @@ def test_a_reply_that_is_left_and_closed_late_moves_no_pointer(uncaptured):
 
 
 @pytest.mark.parametrize(
-    "architecture, heads",  # of queries and of keys
-    [("LlamaForCausalLM", (4, 2)), ("LlamaForCausalLM", (6, 2)), ("Phi3ForCausalLM", (4, 4)), ("Qwen2ForCausalLM", (6, 2))],
+    "variant, heads",  # of queries and of keys
+    [("llama", (4, 2)), ("llama", (6, 2)), ("phi3", (4, 4)), ("qwen2", (6, 2))],
 )
 @torch.inference_mode()
-def test_steps_equal_plain_decoding(compiled, architecture, heads):
+def test_steps_know_how_heads_are_grouped(compiled, variant, heads):
     sizes = {"hidden_size": 16 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
-    check_tail(*reading(architecture, compiled, **sizes))
+    check_tail(*reading(variant, compiled, **sizes))
 
 
-# Within a row's own tokens and beyond them.
-@pytest.mark.parametrize("architecture, window", [("Phi3ForCausalLM", 3), ("Qwen2ForCausalLM", 60)])
+@pytest.mark.parametrize("variant, window", [("phi3-window", 3), ("qwen2-window", 60), ("capped-window", 15)])
 @torch.inference_mode()
-def test_steps_know_sliding_windows(compiled, architecture, window):
-    session, token_ids = reading(architecture, compiled, **WINDOW | {"sliding_window": window})
+def test_steps_know_sliding_windows_and_soft_caps(compiled, variant, window):
+    """Windows within a row's own tokens and beyond them."""
+    session, token_ids = reading(variant, compiled, sliding_window=window)
     assert window in session.model.config.sliding_windows
     check_branches(session, token_ids, 3)
     check_tail(session, token_ids)
 
 
-@pytest.mark.parametrize(
-    "architecture, options",
-    [
-        ("LlamaForCausalLM", {"scale": 0.6}),
-        ("LlamaForCausalLM", {"scale": 0.6, "soft_cap": 1.5}),
-        ("Qwen2ForCausalLM", {"soft_cap": 1.5}),
-    ],
-)
+@plain_variants
 @torch.inference_mode()
-def test_steps_know_scales_and_soft_caps(compiled, architecture, options):
-    session, token_ids = reading(architecture, compiled, options=options, **WINDOW)
-    check_branches(session, token_ids, 3)
-    check_tail(session, token_ids)
-
-
-@architectures
-@torch.inference_mode()
-def test_one_compilation_serves_all_layers_and_capacities(compilations, architecture):
+def test_one_compilation_serves_all_layers_of_a_kind_and_all_capacities(compilations, variant):
     for capacity in (600, 1000):
-        session, token_ids = reading(architecture, True, capacity)
+        session, token_ids = reading(variant, True, capacity)
         check_tail(session, token_ids)
-    assert compilations.frame_count == 1
+    n_kinds = len({layer.self_attn.options for layer in session.model.model.layers})
+    assert compilations.frame_count == n_kinds
     check_branches(session, token_ids, 3)
-    assert compilations.frame_count == 2  # other numbers of rows need their own
+    assert compilations.frame_count == 2 * n_kinds  # other numbers of rows need their own
 
 
-@architectures
+@plain_variants
 @torch.inference_mode()
-def test_compiled_layers_are_compiled_once_for_all_layers_and_lengths(monkeypatch, architecture):
+def test_compiled_layers_are_compiled_once_for_all_layers_and_lengths(monkeypatch, variant):
     torch._dynamo.reset()
-    session, token_ids = reading(architecture, False)
+    session, token_ids = reading(variant, False)
     compiled = torch._dynamo.testing.CompileCounter()
     expected = session.prefill(token_ids[:70].tolist())
     run = transformer.compiled_layers(compiled)
@@ -285,13 +274,10 @@ def test_compiled_layers_are_compiled_once_for_all_layers_and_lengths(monkeypatc
 
 
 @pytest.mark.gpu
-@architectures
+@plain_variants
 @torch.inference_mode()
-def test_compiled_layers_on_a_gpu(architecture):
-    config = read_model_config({"architectures": [architecture], **CONFIG})
-    model = build_model(config).to("cuda", torch.bfloat16)
-    for parameter in model.parameters():
-        parameter.normal_(0.0, 0.2)
+def test_compiled_layers_on_a_gpu(variant):
+    model = tiny_model(variant, planned=512, dtype=torch.bfloat16, device="cuda")
     session, token_ids = Session(model, 600), torch.arange(90).tolist()
     expected = session.prefill(token_ids).float()
     model.compile_layers()
@@ -308,21 +294,21 @@ def test_compiled_layers_on_a_gpu(architecture):
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
-@pytest.mark.parametrize("rows", [1, 20])
+@pytest.mark.parametrize("n_rows", [1, 20])
 @torch.inference_mode()
-def test_many_keys_and_rows_on_a_gpu(monkeypatch, heads, rows, compiled):
+def test_many_keys_and_rows_on_a_gpu(monkeypatch, heads, n_rows, compiled):
     monkeypatch.setattr(flex_rows, "max_rows", lambda config: 16)
     sizes = {"hidden_size": 32 * heads[0], "num_attention_heads": heads[0], "num_key_value_heads": heads[1]}
-    config = read_model_config({"architectures": ["LlamaForCausalLM"], **CONFIG, **sizes, "max_position_embeddings": 4096})
-    model = build_model(config).to("cuda", torch.bfloat16)
+    config = VARIANT["llama"].full_config(**sizes, max_position_embeddings=4096)
+    model = build_model(read_model_config(config)).to("cuda", torch.bfloat16)
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.normal_(0.0, 0.1)
     session = Session(model, 3000)
     session.prefill(torch.randint(0, 100, (1500,)).tolist())
-    ends = torch.linspace(200, 1500, rows).int().tolist()
-    prompts = [torch.randint(0, 100, (5 + row % 3,)).tolist() for row in range(rows)]
-    steps = torch.randint(0, 100, (6, rows), device="cuda")
+    ends = torch.linspace(200, 1500, n_rows).int().tolist()
+    prompts = [torch.randint(0, 100, (5 + row % 3,)).tolist() for row in range(n_rows)]
+    steps = torch.randint(0, 100, (6, n_rows), device="cuda")
 
     def logits(step_of):
         step = step_of(session._read_branches(ends, prompts, 8)[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
+from functools import cache as memoize
 
 import pytest
 import torch
@@ -15,21 +17,21 @@ from model_variants import (
     LONGROPE,
     NAMES,
     PARTIAL,
-    QWEN2_WINDOW,
+    PLAIN,
+    QWEN_WINDOW,
     SHORT,
     VARIANTS,
     YARN,
     base_config,
+    kinds,
     random_tokens,
     randomise,
+    rows,
     variants,
     write_config,
 )
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from model import InputError, KVCache, build_model
 from model.rotary import frequencies
@@ -40,7 +42,14 @@ from weights.families import FAMILIES
 from weights.safetensors_loader import load_weights
 
 STEPS = 64
-ROTARY = {"llama": LlamaRotaryEmbedding, "phi3": Phi3RotaryEmbedding, "qwen2": Qwen2RotaryEmbedding}
+
+
+@memoize
+def rotary_type(kind):
+    """transformers' rotary embedding of a family."""
+    with torch.device("meta"):
+        plain = next(variant for variant in PLAIN if variant.kind == kind).full_config()
+        return type(AutoModelForCausalLM.from_config(AutoConfig.for_model(**plain)).model.rotary_emb)
 
 
 def load(folder, planned, config=None):
@@ -63,7 +72,7 @@ def published(tmp_path_factory):
             folder = tmp_path_factory.mktemp(variant.name)
             write_config(folder, variant.full_config())
             oracle = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="eager")
-            randomise(oracle)
+            randomise(oracle, weights=variant.weights)
             oracle.save_pretrained(folder)
             made[variant.name] = folder, oracle.eval()
         return made[variant.name]
@@ -117,7 +126,7 @@ def test_chunks_give_the_logits_of_transformers_too(published, variant):
     assert (torch.cat(pieces) - oracle_logits(oracle, tokens)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.without], ids=lambda variant: variant.name)
+@rows([variant for variant in VARIANTS if variant.without])
 def test_the_option_shows_in_the_logits(published, variant):
     """Or the equalities above would hold without it."""
     folder, _ = published(variant)
@@ -231,18 +240,18 @@ def assert_means_the_same(config):
         assert getattr(ours, key) == getattr(theirs, key), key
     heads_share = theirs.hidden_size // theirs.num_attention_heads
     assert ours.head_dim == (getattr(theirs, "head_dim", None) or heads_share)
-    if config["model_type"] == "llama":
-        assert (ours.attention_bias, ours.mlp_bias) == (theirs.attention_bias, theirs.mlp_bias)
+    family = FAMILIES[config["model_type"]]
+    for key in (*family.biases, *family.own, *family.optional):
+        assert ours.own.get(key, getattr(ours, key, None)) == getattr(theirs, key), key
 
-    windows = [None] * ours.num_hidden_layers
-    if config["model_type"] == "phi3":
-        windows = [theirs.sliding_window] * ours.num_hidden_layers
-    elif config["model_type"] == "qwen2":
-        windows = [theirs.sliding_window if kind == "sliding_attention" else None for kind in theirs.layer_types]
+    known = vars(AutoConfig.for_model(config["model_type"]))  # transformers keeps what it does not know
+    window = theirs.sliding_window if "sliding_window" in known else None
+    listed = theirs.layer_types if "layer_types" in known else ["sliding_attention"] * ours.num_hidden_layers
+    windows = [window if layer == "sliding_attention" else None for layer in listed]
     # A window as long as the context hides nothing.
     assert list(ours.sliding_windows) == [window if (window or 10**9) < ours.context_length else None for window in windows]
 
-    embedding = ROTARY[config["model_type"]](theirs)
+    embedding = rotary_type(config["model_type"])(theirs)
     for length in (1, ours.rope.original_max_position_embeddings + 1):
         found, scale = frequencies(ours.rope, length)
         expected, expected_scale = embedding.inv_freq, embedding.attention_scaling
@@ -252,13 +261,13 @@ def assert_means_the_same(config):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@kinds
 def test_what_an_almost_empty_config_leaves_out_has_the_default_of_transformers(kind):
     assert_means_the_same({"model_type": kind})
     ours, theirs = read_model_config({"model_type": kind}), AutoConfig.for_model(kind)
-    assert FAMILIES[kind].activations[0] == theirs.hidden_act
+    assert FAMILIES[kind].activations[0] == getattr(theirs, FAMILIES[kind].activation_key)
     assert ours == read_model_config({"architectures": [NAMES[kind]]})
-    if kind == "qwen2":
+    if FAMILIES[kind].window_switch:
         assert_means_the_same({"model_type": kind, "use_sliding_window": True})
         assert read_model_config({"model_type": kind, "use_sliding_window": True}).sliding_windows[27:29] == (None, 4096)
 
@@ -316,9 +325,9 @@ def configs(draw, kind):
     return base_config(kind) | changes
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@kinds
 @given(data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_a_mutated_config_is_refused_or_means_what_it_means_to_transformers(kind, data):
     config = data.draw(configs(kind))
     try:
@@ -327,7 +336,7 @@ def test_a_mutated_config_is_refused_or_means_what_it_means_to_transformers(kind
         assert len(str(error)) < 600 and "\n" not in str(error)
         return
     try:
-        ROTARY[kind](theirs_of(config))
+        rotary_type(kind)(theirs_of(config))
     except Exception:  # which transformers refuses, or stumbles over: no reading to compare with
         return
     assert_means_the_same(config)
@@ -361,7 +370,7 @@ def test_linear_scaling_may_be_told_by_the_tokenizer(said, length):
 @pytest.mark.parametrize(
     "kind, changes, words",
     [
-        ("llama", {"architectures": ["MistralForCausalLM"]}, ["'MistralForCausalLM'", *NAMES.values()]),
+        ("llama", {"architectures": ["OlmoForCausalLM"]}, ["'OlmoForCausalLM'", *NAMES.values()]),
         ("llama", {"architectures": [], "model_type": "gpt2"}, ["'gpt2'", *NAMES]),
         ("llama", {"architectures": None, "model_type": None}, ["not supported", *NAMES]),
         ("llama", {"architectures": "LlamaForCausalLM"}, ["architectures = 'LlamaForCausalLM'", "list"]),
@@ -390,18 +399,18 @@ def test_linear_scaling_may_be_told_by_the_tokenizer(said, length):
         ("qwen2", {"rope_scaling": YARN, "rope_theta": 1}, ["rope_theta = 1", "above 1"]),
         ("qwen2", {"rope_scaling": YARN | {"beta_fast": "x"}}, ["beta_fast = 'x'"]),
         ("qwen2", {"rope_scaling": YARN | {"attention_factor": "x"}}, ["attention_factor = 'x'"]),
-        ("qwen2", QWEN2_WINDOW | {"layer_types": ["chunked_attention"] * 3}, ["'chunked_attention'", "sliding_attention"]),
-        ("qwen2", QWEN2_WINDOW | {"max_window_layers": None}, ["max_window_layers = None"]),
-        ("qwen2", QWEN2_WINDOW | {"max_window_layers": True}, ["max_window_layers = True"]),
-        ("qwen2", QWEN2_WINDOW | {"use_sliding_window": "false"}, ["use_sliding_window = 'false'"]),
-        ("qwen2", QWEN2_WINDOW | {"layer_types": 5}, ["5 layer_types", "3 layers"]),
+        ("qwen2", QWEN_WINDOW | {"layer_types": ["chunked_attention"] * 3}, ["'chunked_attention'", "sliding_attention"]),
+        ("qwen2", QWEN_WINDOW | {"max_window_layers": None}, ["max_window_layers = None"]),
+        ("qwen2", QWEN_WINDOW | {"max_window_layers": True}, ["max_window_layers = True"]),
+        ("qwen2", QWEN_WINDOW | {"use_sliding_window": "false"}, ["use_sliding_window = 'false'"]),
+        ("qwen2", QWEN_WINDOW | {"layer_types": 5}, ["5 layer_types", "3 layers"]),
         ("phi3", {"rope_scaling": LONGROPE | {"factor": "x"}}, ["factor = 'x'"]),
         ("phi3", {"rope_scaling": LONGROPE | {"short_factor": ["x"] * 8}}, ["short_factor = 'x'"]),
         ("phi3", {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1}, ["original length of 1"]),
         ("qwen2", {"rope_scaling": {"type": "yarn"}}, ["'yarn'", "factor"]),
         ("qwen2", {"use_sliding_window": True, "sliding_window": "wide"}, ["sliding_window = 'wide'"]),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 0}, ["sliding_window = 0"]),
-        ("qwen2", QWEN2_WINDOW | {"layer_types": ["full_attention"]}, ["1 layer_types", "3 layers"]),
+        ("qwen2", QWEN_WINDOW | {"layer_types": ["full_attention"]}, ["1 layer_types", "3 layers"]),
         ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": SHORT}}, ["'longrope'", "long_factor"]),
         ("phi3", {"rope_scaling": PARTIAL}, ["short_factor has 6 numbers", "16 needs 8"]),
         ("phi3", {"rope_scaling": LONGROPE | {"long_factor": 2.0}}, ["long_factor"]),
@@ -436,7 +445,7 @@ def test_linear_scaling_may_be_told_by_the_tokenizer(said, length):
         ("llama", {"head_dim": 0}, ["head_dim = 0"]),
         ("llama", {"num_key_value_heads": 0}, ["num_key_value_heads = 0"]),
         ("llama", {"architectures": "", "model_type": "llama"}, ["architectures = ''", "list"]),
-        ("qwen2", QWEN2_WINDOW | {"layer_types": []}, ["0 layer_types", "3 layers"]),
+        ("qwen2", QWEN_WINDOW | {"layer_types": []}, ["0 layer_types", "3 layers"]),
         ("qwen2", {"layer_types": ["sliding_attention"] * 2}, ["'sliding_attention'", "sliding_window"]),
         ("qwen2", {"dual_chunk_attention_config": {"chunk_size": 0}}, ["dual_chunk_attention_config = 0"]),
         ("llama", {"num_hidden_layers": 10**5}, ["num_hidden_layers = 100000", "at most 1,000"]),
@@ -449,3 +458,13 @@ def test_an_unusable_configuration_gets_a_sentence(kind, changes, words):
     message = str(error.value)
     assert all(word in message for word in words), message
     assert message.endswith(".") and "\n" not in message
+
+
+@pytest.mark.parametrize("given", [{}, {"depth": 3, "cap": None}, {"depth": 3, "cap": 2.5}])
+def test_a_family_may_have_numbers_of_its_own(monkeypatch, given):
+    odd = replace(FAMILIES["llama"], own={"depth": 7}, optional={"cap": 50.0})
+    monkeypatch.setitem(FAMILIES, "llama", odd)
+    assert read_model_config(base_config("llama") | given).own == {"depth": 7, "cap": 50.0} | given
+    for bad in ({"depth": None}, {"depth": "deep"}, {"cap": -1}):
+        with pytest.raises(InputError, match="should be a positive number"):
+            read_model_config(base_config("llama") | bad)

@@ -17,6 +17,7 @@ from cli.terminal import Terminal
 from cli.weights_bar import WeightsBar
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from screen import shown
 from weights_helpers import write_json
 from wim_helpers import QUERY, document, write_reader
 
@@ -24,7 +25,7 @@ from model import InputError
 from scripts import generate
 from weights import Checkpoint, Tokenizer
 from wim.budget import make_plan
-from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Rollback
+from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Noted, Rollback
 from wim.settings import Settings
 
 SMALL = [
@@ -107,9 +108,11 @@ def run(capsys, arguments):
 
 
 def run_json(capsys, arguments):
+    """The object; and what is in its result, too, where there is just one."""
     code, out, err = run(capsys, [*arguments, "--json"])
-    assert code == 0 and err == "", err
-    return json.loads(out)
+    assert code == 0, err
+    found = json.loads(out)
+    return found if len(found["results"]) > 1 else found | found["results"][0]
 
 
 # What it prints -----------------------------------------------------------------------------------------------------------
@@ -120,10 +123,10 @@ def test_the_answer_is_on_stdout_and_everything_else_on_stderr(files, capsys, pa
     code, out, err = run(capsys, arguments(files, "--pattern", pattern))
     expected = run_json(capsys, arguments(files, "--pattern", pattern))
     assert code == 0 and out.strip() == expected["answer"]
-    line = r"^\[chunk \d+ · context.txt:\d+(?:-\d+)?\] .*(✓ relevant|✗ not relevant) \(\d\.\d\d\)$"
+    line = r"^\[chunks? [\d-]+ · context.txt:\d+(?:-\d+)?\] .*(✓ relevant|✗ not relevant) \((?:at most )?\d\.\d\d\)$"
     marks = len(re.findall(line, err, re.MULTILINE))
     n_chunks = len(re.findall(r"^\[chunk", err, re.MULTILINE))
-    assert marks == n_chunks and (n_chunks > 1) == (pattern != "llm")
+    assert marks == n_chunks and (n_chunks > 0) == (pattern != "llm")
     summary = err.strip().splitlines()[-1]
     if pattern != "rag":
         assert f"document: {expected['document_tokens']} tokens read in " in summary
@@ -131,8 +134,13 @@ def test_the_answer_is_on_stdout_and_everything_else_on_stderr(files, capsys, pa
 
 
 def test_json_is_one_object_with_everything(files, capsys):
-    found = run_json(capsys, arguments(files, "--seed", "5"))
-    assert set(found) >= {"answer", "query", "margins", "tokens", "seconds", "peak_device_bytes", "model", "settings"}
+    code, out, err = run(capsys, arguments(files, "--seed", "5", "--json"))
+    assert code == 0 and len(re.findall(r"^\[chunk", err, re.MULTILINE)) > 1  # progress is told there as ever
+    found = json.loads(out)
+    assert set(found) >= {"peak_device_bytes", "model", "settings"}
+    [result] = found["results"]  # as for several questions
+    assert not set(result) & set(found) and set(result) >= {"answer", "query", "margins", "tokens", "seconds"}
+    found |= result
     assert found["query"] == QUERY and found["model"] == str(files / "model") and found["target"] is None
     assert (found["device"], found["dtype"], found["classifier"]) == ("cpu", "float32", "same")
     assert found["settings"]["chunk_tokens"] == 60 and found["settings"]["seed"] == 5
@@ -232,7 +240,12 @@ def test_without_arguments_the_demo_reads_its_document(capsys, monkeypatch, tmp_
     monkeypatch.setattr(generate, "DEMO_DOCUMENT", tmp_path / "demo.txt")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, out, err = run(capsys, [])
-    assert code == 0 and out.strip() and "[chunk 1 · demo.txt:1-5] " in err and "Traceback" not in err
+    assert (
+        code == 0
+        and out.strip()
+        and re.search(r"^\[chunks? 1(-\d)? · demo.txt:1-", err, re.MULTILINE)
+        and "Traceback" not in err
+    )
 
 
 def test_the_first_lines_say_what_is_read_and_asked(files, capsys, monkeypatch):
@@ -271,8 +284,29 @@ def test_ctrl_c_answers_from_what_was_read(files, capsys, monkeypatch):
     interrupt_at(monkeypatch, ChunkRead)
     code, out, err = run(capsys, arguments(files))
     assert code == 0 and out.strip()
-    assert "Reading stops" in err and len(re.findall(r"^\[chunk", err, re.MULTILINE)) == 1
+    assert len(re.findall(r"^\[chunk", err, re.MULTILINE)) == 1
+    assert "Reading stops after this chunk, and the answer follows. Ctrl-C again quits.\n" in err
+    assert re.search(r"^answered after 1 of 2 chunks · document: ", err, re.MULTILINE)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("kind", [Noted, AnswerToken], ids=["before", "within"])
+def test_ctrl_c_where_nothing_is_read_any_more(files, capsys, monkeypatch, kind):
+    """Before the answer it says so; within, it quits."""
+    interrupt_at(monkeypatch, kind)
+    code, out, err = run(capsys, arguments(files))
+    said = "The document is read, and the answer follows. Ctrl-C again quits." in err
+    assert (code, said) == ((0, True) if kind is Noted else (130, False)) and "answered after" not in err
+
+
+def test_ctrl_c_tears_no_line(files, capsys, monkeypatch):
+    """In the middle of a margin: what there is to say comes behind it."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    interrupt_at(monkeypatch, MarginToken)
+    code, _, err = run(capsys, arguments(files))
+    weights, document, question, margin, said, end, last = shown(err)
+    assert margin.startswith("[chunk 1 · ") and re.search(r" cache \d+ -> \d+$", margin)
+    assert said.startswith("Reading stops after") and end.startswith("answered after 1 of 2 chunks") and last == ""
 
 
 @pytest.mark.parametrize("kinds", [(ChunkRead, MarginToken), (AnswerToken,)], ids=["twice", "answering"])
@@ -314,6 +348,9 @@ BAD = {
         ["--pattern", "rag", "--keep-repeats"],
         "pattern is rag; it should be wim with --keep-repeats",
     ),
+    "person and JSON": ({}, ["--interactive", "--json"], "leave it out, and /save writes the same"),
+    "person and rag": ({}, ["--interactive", "--pattern", "rag"], "--pattern rag reads it anew"),
+    "nothing to review": ({}, ["--review", "--pattern", "llm"], "--pattern llm has none"),
     "cold": ({}, ["--temperature", "-1"], "temperature is -1"),
     "no nucleus": ({}, ["--top-p", "0"], "top_p is 0"),
     "threshold": ({}, ["--threshold", "2"], "threshold is 2"),
@@ -551,7 +588,7 @@ def test_json_is_json_in_every_encoding(files, monkeypatch):
     question, out = "Where is Zoë?", io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
     assert generate.main(arguments(files, "--json", query=question)) == 0
-    assert json.loads(out.getvalue())["query"] == question
+    assert json.loads(out.getvalue())["results"][0]["query"] == question
 
 
 def test_no_text_moves_the_cursor(files, capsys, tmp_path):
@@ -577,32 +614,63 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_the_terminal_follows_a_run(capsys, monkeypatch, live):
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_the_terminal_follows_a_run(capsys, monkeypatch, live, no_color):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: live)
     terminal = Terminal(90)
     for event in EVENTS:
         terminal.show(event)
     captured = capsys.readouterr()
     assert captured.out == "At home.\n"
-    assert "[chunk 1] Mary went home.  ✓ relevant (0.90)" in captured.err
-    assert "[chunk 2] None.  ✗ not relevant (0.12)" in captured.err
-    assert (
-        captured.err.strip()
-        .splitlines()[-1]
-        .endswith("document: 90 tokens read in 1.50 s · answer: 2 tokens written in 0.25 s")
-    )
-    assert ("90/90 tokens" in captured.err) == live  # the progress bar is for people
+    cache = "  cache 80 -> 60" if live else ""
+    assert shown(captured.err) == [
+        f"[chunk 1] Mary went home.  ✓ relevant (0.90){cache}",
+        "[chunk 2] nothing",
+        "document: 90 tokens read in 1.50 s · answer: 2 tokens written in 0.25 s",
+        "",
+    ]
+    assert ("90/90 tokens, 00:00 left" in captured.err) == live  # the progress bar is for people
+    assert ("\x1b[32m[chunk 1]" in captured.err) == ("\x1b[2m[chunk 2]" in captured.err) == (live and not no_color)
 
 
 def test_margins_that_grow_side_by_side_do_not_mix(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     terminal = Terminal(90)
-    for chunk, text in ((0, "Mary"), (1, "None"), (0, " left"), (1, "."), (0, ".")):
+    for chunk, text in ((0, "Mary"), (1, "No"), (0, " left"), (1, "pe."), (0, ".")):
         terminal.show(MarginToken(chunk, text))
     terminal.show(MarginDone(Margin(0, 0, 50, "Mary left.")))
-    terminal.show(MarginDone(Margin(1, 50, 90, "None.", False)))
-    err = capsys.readouterr().err
-    assert "[chunk 1] Mary left.  ✓ relevant\n" in err and "[chunk 2] None.  ✗ not relevant" in err
+    terminal.show(MarginDone(Margin(1, 50, 90, "Nope.", False)))
+    terminal.close()
+    assert shown(capsys.readouterr().err) == ["[chunk 1] Mary left.  ✓ relevant", "[chunk 2] Nope.  ✗ not relevant", ""]
+
+
+def test_a_margin_grows_on_one_line_however_narrow_the_terminal_is(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("cli.terminal._columns", lambda: 30)
+    terminal, text = Terminal(90), "Mary left\nthe garden 花园 and went to the kitchen."
+    for letter in text:
+        terminal.show(MarginToken(0, letter))
+        *above, line = shown(capsys.readouterr().err)
+        assert above == [] and len(line) < 30 and line.startswith("[chunk 1]")
+    assert line == "[chunk 1] …nt to the kitchen."
+    terminal.close()
+
+
+def test_runs_of_chunks_that_brought_nothing_are_one_line(capsys):
+    terminal = Terminal(90)
+    for chunk, text in enumerate(["None.", "None", "", "Mary left.", "None.", "Perhaps.", "None."]):
+        terminal.show(MarginDone(Margin(chunk, chunk, chunk + 1, text, text == "Mary left.")))
+    terminal.show(Noted([]))
+    assert shown(capsys.readouterr().err) == [
+        "[chunks 1-3] nothing",
+        "[chunk 4] Mary left.  ✓ relevant",
+        "[chunk 5] nothing",
+        "[chunk 6] Perhaps.  ✗ not relevant",
+        "[chunk 7] nothing",
+        "",
+    ]
 
 
 def test_every_model_that_is_loaded_has_its_progress_bar(capsys):
@@ -640,16 +708,6 @@ def plan_of(model, files):
     return make_plan(checkpoint, text, [QUERY], settings, classifier=checkpoint)
 
 
-def test_a_terminal_tells_that_a_margin_is_forgotten(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    terminal = Terminal(90)
-    for event in [*EVENTS[:-1], Rollback(120, 100), EVENTS[-1]]:  # that of the answer is not told
-        terminal.show(event)
-    captured = capsys.readouterr()
-    assert "✓ relevant (0.90)  \x1b[2mcache 80 -> 60\x1b[0m\n" in captured.err and captured.err.count("cache ") == 1
-    assert captured.out == "At home.\n"
-
-
 def test_the_papers_loop_forgets_every_margin(files, capsys, monkeypatch):
     """Margins of a window are written beside the cache's contents: there is nothing to forget."""
     expected = run_json(capsys, arguments(files))["margins"]
@@ -662,6 +720,15 @@ def test_the_papers_loop_forgets_every_margin(files, capsys, monkeypatch):
     assert code == 0 and "cache " not in err
 
 
-def test_a_judged_chunk_is_shown(capsys):
-    Terminal(90).show(ChunkJudged(3, 9, 40, False, 0.25))
-    assert capsys.readouterr().err == "[chunk 4] ✗ not relevant (0.25)\n"
+def test_judged_chunks_are_shown(capsys):
+    terminal = Terminal(90)
+    for event in (ChunkJudged(0, 9, 40, False, 0.25), ChunkJudged(1, 9, 40, False, 0.5), ChunkJudged(2, 9, 40, True, 0.75)):
+        terminal.show(event)
+    terminal.show(ChunkJudged(3, 9, 40, False, 0.125))
+    terminal.show(AnswerToken("So."))
+    assert shown(capsys.readouterr().err) == [
+        "[chunks 1-2] ✗ not relevant (at most 0.50)",
+        "[chunk 3] ✓ relevant (0.75)",
+        "[chunk 4] ✗ not relevant (0.12)",
+        "",
+    ]

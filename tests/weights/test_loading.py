@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 import torch
 from cli.weights_bar import WeightsBar
+from model_variants import kinds
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from weights_helpers import random_weights, tiny_config, write_checkpoint, write_json
@@ -22,7 +23,6 @@ from weights import Checkpoint, safetensors_loader
 from weights.config import read_model_config
 from weights.safetensors_loader import load_weights
 
-KINDS = ["llama", "phi3", "qwen2"]
 IDS = torch.tensor([[1, 5, 9, 2, 7]])
 
 
@@ -47,7 +47,7 @@ def rewrite(folder, change):
 
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@kinds
 def test_a_checkpoint_gives_the_logits_of_transformers(tmp_path, kind, tied, sharded):
     folder = write_checkpoint(tmp_path, kind, tie_word_embeddings=tied)
     if sharded:
@@ -89,7 +89,7 @@ def test_of_tied_tensors_one_is_enough(tmp_path, present):
     assert torch.equal(model.lm_head.weight, embedding)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@kinds
 def test_what_is_stored_with_different_values_is_not_tied(tmp_path, kind):
     """Whatever config.json says: a fine-tuned head with the flag of its base model. As transformers 5 has it."""
     folder = write_checkpoint(tmp_path, kind, tie_word_embeddings=True)
@@ -328,7 +328,7 @@ def _only_adapter(folder):
         (lambda folder: write_json(folder / "config.json", [1]), "should hold a JSON object but holds a list"),
         (
             lambda folder: write_json(folder / "config.json", {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}),
-            "'GPT2LMHeadModel' is not supported.*LlamaForCausalLM.*Phi3ForCausalLM.*Qwen2ForCausalLM",
+            "'GPT2LMHeadModel' is not supported.*LlamaForCausalLM.*Phi3ForCausalLM.*Qwen2ForCausalLM.*MistralForCausalLM",
         ),
         (
             lambda folder: write_json(folder / "config.json", tiny_config("llama", 100)),
@@ -395,7 +395,7 @@ def test_a_section_that_asks_for_no_quantisation_is_none(tmp_path, section):
     assert Checkpoint.open(str(folder)).config.model_type == "llama"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@kinds
 def test_the_largest_sizes_are_weighed_without_building_them(tmp_path, kind):
     sizes = {"hidden_size": 10**6, "intermediate_size": 10**7, "num_attention_heads": 10**4, "num_key_value_heads": 10**4}
     sizes |= {"vocab_size": 10**8, "num_hidden_layers": 1000, "head_dim": 10**4, "max_position_embeddings": 10**9}

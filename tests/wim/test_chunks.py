@@ -7,18 +7,16 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from weights_helpers import write_tokenizer
+from weights_helpers import TEXTS, write_tokenizer
 
 from weights import DEMOS, Tokenizer
 from wim.chunks import BEGINNING_CHARS, split_document
-
-KINDS = ["llama", "phi3", "qwen2"]
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
     """Byte-level and SentencePiece vocabularies, and the demo's."""
-    folders = {kind: write_tokenizer(tmp_path_factory.mktemp("tokenizers") / kind, kind) for kind in KINDS} | DEMOS
+    folders = {kind: write_tokenizer(tmp_path_factory.mktemp("tokenizers") / kind, kind) for kind in TEXTS} | DEMOS
     return {name: Tokenizer.from_folder(folder) for name, folder in folders.items()}
 
 
@@ -69,7 +67,7 @@ def test_nothing_is_lost(tokenizers, data, text, chunk_tokens):
     check(text, tokenizers[name], chunk_tokens)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEXTS)
 @pytest.mark.parametrize(
     "text",
     [

@@ -28,7 +28,7 @@ from wim_helpers import (
 
 from weights import Checkpoint, sessions
 from wim.budget import make_plan
-from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, MarginDone, MarginToken, Rollback
+from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Noted, Rollback
 from wim.prompts import Prompts
 from wim.reader import Reader
 
@@ -122,9 +122,9 @@ def test_a_loaded_model_has_joined_its_matrices(folders):
 
 @plain_readers
 def test_events_come_in_order_and_add_up(folders, name):
-    wim = open_wim(folders[name], DOCUMENT)
+    wim = open_wim(folders[name], DOCUMENT, keep_repeats=True)  # random texts may repeat themselves
     plan, events = wim.plan, ask(wim)
-    expected = [[ChunkRead, MarginToken, Rollback, MarginDone]] * len(plan.chunks) + [[AnswerToken, Rollback, Done]]
+    expected = [[ChunkRead, MarginToken, Rollback, MarginDone]] * len(plan.chunks) + [[Noted, AnswerToken, Rollback, Done]]
     kinds = [type(event) for event in events]
     kinds = [kind for i, kind in enumerate(kinds) if kind not in (MarginToken, AnswerToken) or kinds[i - 1] != kind]
     assert kinds == list(chain(*expected))
@@ -171,7 +171,7 @@ def test_margins_of_a_window_grow_side_by_side_and_are_judged_together(folders):
 @plain_readers
 @pytest.mark.parametrize("window", [1, 2, None])
 def test_stopping_early_answers_from_what_was_read(folders, name, window):
-    wim = open_wim(folders[name], DOCUMENT, margin_window=window)
+    wim = open_wim(folders[name], DOCUMENT, margin_window=window, keep_repeats=True)
 
     def stop_at_the_second_chunk(event):
         if isinstance(event, ChunkRead) and event.chunk == 1:
@@ -198,7 +198,7 @@ def test_stopped_before_anything_was_read_the_first_chunk_is_read(folders):
 def test_the_caller_can_overrule_a_verdict(folders, name):
     """Dropping all margins but one that was judged irrelevant, or keeping all: the final prompt holds just these."""
     for keep in (lambda margin: margin.chunk == 2, lambda margin: True, lambda margin: False):
-        wim = open_wim(folders[name], DOCUMENT)
+        wim = open_wim(folders[name], DOCUMENT, keep_repeats=True)
         read = tokens_read(wim)
 
         def overrule(event, keep=keep):
@@ -209,6 +209,30 @@ def test_the_caller_can_overrule_a_verdict(folders, name):
         assert [margin.relevant for margin in last.margins] == [keep(margin) for margin in last.margins]
         kept = [margin.text for margin in last.margins if keep(margin)]
         assert wim.prompts.answer_with_margins(QUERY, kept) in read
+
+
+@plain_readers
+@pytest.mark.parametrize("margins", ["written", "underlined", "both"])
+def test_the_caller_can_hold_on_before_the_answer(folders, name, margins):
+    """Drop, rewrite and add: the answer is written from what is in the list when the next event is asked for."""
+    wim = open_wim(folders[name], DOCUMENT, margins=margins, threshold=0.0)
+    read, n_chunks = tokens_read(wim), len(wim.plan.chunks)
+
+    events = []
+    for event in wim.ask(QUERY):
+        events.append(event)
+        if isinstance(event, Noted):
+            told = [event.margin for event in of(MarginDone, events)]
+            assert sorted(map(id, event.margins)) == sorted(map(id, told))  # the very same, in the document's order
+            for margin in event.margins[1:]:
+                margin.relevant = False
+            event.margins[0].rewrite("Mary is on the moon.")
+            event.margins.append(Margin.added(wim.plan.chunks[-1], "She likes it there."))
+    assert wim.prompts.answer_with_margins(QUERY, ["Mary is on the moon.", "She likes it there."]) in read
+    first, *_, last = done(events).margins
+    assert (first.relevant, first.probability, first.score, first.by_hand) == (True, None, None, False)
+    assert (last.chunk, last.by_hand) == (n_chunks - 1, True)
+    assert of(Noted, events)[0].margins == done(events).margins
 
 
 @pytest.mark.parametrize("threshold, expected", [(0.0, True), (1.0, False)])

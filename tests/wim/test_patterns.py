@@ -113,7 +113,7 @@ def test_chunks_can_be_judged_on_several_questions_at_once(folders):
 
 
 def test_the_pattern_rag_can_be_stopped_too(folders):
-    wim = open_wim(folders["llama"], DOCUMENT, pattern="rag", threshold=0.0)
+    wim = open_wim(folders["llama"], DOCUMENT, [QUERY, OTHER], pattern="rag", threshold=0.0)
 
     def stop_at_the_second_chunk(event):
         if isinstance(event, ChunkJudged) and event.chunk == 1:

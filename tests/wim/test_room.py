@@ -29,6 +29,7 @@ from wim_helpers import (
 from model import InputError
 from weights import Checkpoint, sessions
 from wim.budget import make_plan
+from wim.events import Done
 from wim.needs import NOTE_EDGES
 from wim.prompts import Prompts
 
@@ -95,6 +96,28 @@ def test_what_exceeds_the_context_is_refused_before_weights_are_read(folders, mo
     plan = plan_without_limits(folders["llama"], document(400))
     for number in (plan.document_tokens, plan.least, 2048, plan.least - 2048):
         assert str(number) in re.findall(r"\b\d+\b", message), (number, message)
+
+
+@plain_readers
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"margin_window": None}, {"margins": "underlined"}, {"pattern": "llm"}, {"pattern": "rag"}],
+    ids=["window-1", "window-all", "underlined", "llm", "rag"],
+)
+def test_a_question_that_was_not_planned_for_is_answered_if_it_fits_and_else_refused(folders, name, options):
+    """Each one word longer than the one before: a sentence with the numbers, and never an answer from half the room."""
+    wim = open_wim(folders[name], DOCUMENT, **options)
+    refused = 0
+    for n in range(0, 60, 4):
+        query = QUERY + " Mary?" * n
+        try:
+            assert isinstance(done(ask(wim, query)), Done)
+            assert not refused
+        except InputError as error:
+            n_tokens, needed, there = map(int, re.findall(r"\b\d+\b", str(error)))
+            assert n_tokens == len(wim.prompts.tokenizer.encode(query)) and needed > there
+            refused += 1
+    assert refused > 2 and done(ask(wim)).answer
 
 
 def refuse_to_load(*arguments, **options):

@@ -8,7 +8,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from wim_helpers import DOCUMENT, OTHER, QUERY, ask, done, of, open_wim, plainly_read, readers, region, tokens_read
+from wim_helpers import (
+    DOCUMENT,
+    OTHER,
+    QUERY,
+    ask,
+    done,
+    of,
+    open_wim,
+    plainly_read,
+    random_readers,
+    readers,
+    region,
+    tokens_read,
+)
 
 from wim.chunks import LONG_SENTENCE, split_document
 from wim.events import ChunkRead, MarginDone, MarginToken
@@ -44,7 +57,7 @@ def test_the_documents_cache_is_that_of_plain_reading(folders, name, margins):
         assert wim.session.length == expected.shape[3] and torch.equal(region(wim.session), expected)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2-window"])
+@random_readers
 def test_each_chunk_is_looked_at_from_its_own_end(folders, name):
     """The scores of a chunk do not depend on what follows it, nor on how many are looked at together."""
     whole = open_wim(folders[name], DOCUMENT, margins="underlined")

@@ -39,9 +39,9 @@ class ChatFormat:
     """The chat format of a checkpoint.
 
     The ids of its pieces, joined, equal those of the whole rendered template, but that a BOS is put before it where the
-    tokenizer wants one and the template writes none, that white space before the template's own BOS is left out, and that a
-    text's own white space at its beginning or end stays: a template may trim it, and a vocabulary may join it with the line
-    breaks around it.
+    tokenizer wants one and the template writes none, that white space before the template's own BOS is left out, that a
+    text's own white space at its beginning or end stays (a template may trim it), and that no vocabulary joins the end of a
+    text with line breaks that the template writes right behind it, as Mistral's does behind a system prompt.
 
     No reply begins with a thought: templates that know `enable_thinking` are told False, and where one opens a thought for
     the model all the same, `closing` closes it, empty.

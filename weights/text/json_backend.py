@@ -69,7 +69,7 @@ class JsonBackend:
         else:
             raise InputError(
                 f"{self._path} decodes with {', '.join(map(str, kinds)) or 'nothing'}; only byte-level and "
-                "SentencePiece-like tokenizers are supported, as Llama, Phi-3 and Qwen2 have them."
+                "SentencePiece-like tokenizers are supported, as the supported families have them."
             )
         self.strips_space = "Strip" in kinds or any(
             step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never" for step in decoders
