@@ -1,6 +1,6 @@
 """Measure the patterns: the whole document at once (llm), retrieval (rag) and Writing in the Margins (wim).
 
-    python scripts/evaluate.py                                    the demo checkpoint on all tasks at 1K and 2K tokens
+    python scripts/evaluate.py                                    the demo checkpoint on its tasks at 1K and 2K tokens
     python scripts/evaluate.py --model FOLDER_OR_ID --tasks single_fact,two_facts --lengths 4096,16384 --out results/
     python scripts/evaluate.py --model FOLDER_OR_ID --data hotpot_dev_distractor_v1.json --lengths 16384 --out results/
 
@@ -44,7 +44,7 @@ from tasks.formats import default_corpus
 from model import InputError
 from weights.files import SMALL_FILES, weight_files
 from weights.hub import resolve
-from wim.settings import PATTERNS, Wishes
+from wim.settings import PATTERNS, WISHES, Wishes
 
 SCORED = "In percent, with the 95% interval; n documents. What counts:"
 RIGHT = "Right in percent, word for word: margins of chunks with and without evidence; and verdicts:"
@@ -62,7 +62,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--patterns", default="llm,rag,wim", metavar="NAME,…", help="default: llm,rag,wim")
-    add("--tasks", metavar="NAME,…", help=f"default: all, {', '.join(TASKS)}")
+    add("--tasks", metavar="NAME,…", help=f"default: all, or those in the checkpoint's {WISHES}: {', '.join(TASKS)}")
     add("--lengths", metavar="N,…", help="of documents, in tokens; default 1024,2048; with --data: as they are in the file")
     add("--documents", type=int, default=50, metavar="N", help="for each task and length; default 50")
     add("--questions", type=int, default=1, metavar="N", help="of each task, about one document; default 1")
@@ -125,7 +125,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
     """What the options ask for, all small files read. Raises InputError for what cannot be."""
     check(args)
     source = Source(args.text, args.statements, args.data, args.format, args.corpus, args.questions, args.seed)
-    tasks = names(args.tasks, "--tasks", list(TASKS)) if args.tasks else list(TASKS)
+    tasks = names(args.tasks, "--tasks", list(TASKS)) if args.tasks else []
     lengths: list[int | None] = [None] if args.data else [1024, 2048]
     if args.lengths:
         lengths = list(numbers(args.lengths, "--lengths"))
@@ -134,7 +134,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
         raise InputError(
             f"--pack and --keep-repeats are for the pattern wim, and --patterns names {args.patterns}; leave them out."
         )
-    cells = tuple(source.cells(tasks, lengths))
+    cells = tuple(source.cells(tasks or list(TASKS), lengths))
     check_options(args)
     with loading_libraries():
         from weights.device import check_compile, pick_device, pick_dtype
@@ -145,6 +145,8 @@ def make_setup(args: argparse.Namespace) -> Setup:
     dtype = pick_dtype(args.dtype, device)
     checkpoint, classifier = open_checkpoints(args)
     settings, prompts = reading_settings(args, checkpoint), reading_prompts(args, checkpoint)
+    if not tasks and not args.data and (wished := Wishes.of(checkpoint.folder).tasks):
+        cells = tuple(source.cells(names(",".join(wished), str(checkpoint.folder / WISHES), list(TASKS)), lengths))
     limit = checkpoint.config.context_length
     if max(length or 0 for length in lengths) > limit:
         raise InputError(f"--lengths asks for {max(lengths)} tokens and {args.model} has {limit} positions; ask for less.")

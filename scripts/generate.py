@@ -18,6 +18,7 @@ import json
 import signal
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,13 @@ from cli.options import (
     reading_settings,
 )
 from cli.prompt import Prompt, with_room
-from cli.ranks import in_step, join, leave
+from cli.ranks import join, leave, stepping
 from cli.record import Record
 from cli.sources import Sources
 from cli.start import FIRST, SHARED, clear, loading_libraries, say
 from cli.terminal import printable
 from cli.weights_bar import WeightsBar
+from report import Recorder, check_report, write_report
 from texts import read_text
 
 from model import InputError
@@ -65,6 +67,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--pattern", choices=PATTERNS, default=Settings.pattern)
     add("--interactive", action="store_true", help="then ask for further questions, and for changes to the margins")
     add("--review", action="store_true", help="before an answer is written, show its margins and ask for changes")
+    add("--report", metavar="FILE.html", help="write a page to look at, with the margins beside the document")
     add("--json", action="store_true", help="print one JSON object on stdout instead of the answer")
     add_checkpoint_options(parser)
     add_reading_options(parser, margin_window="1")
@@ -125,6 +128,8 @@ def run(args: argparse.Namespace) -> None:
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
+    if args.report is not None and FIRST:
+        check_report(args.report, args.context or [])
     if args.interactive or args.review:
         take_lines(document.piped)
     with loading_libraries():
@@ -178,8 +183,9 @@ def run(args: argparse.Namespace) -> None:
         }
 
     record = Record(Sources(document, wim.plan.chunks), about)
-    stop, through = in_step(wim, rank)
-    asking = Asking(wim, record, not args.json, stop, through)
+    answered = partial(write_report, args.report, document=document, model=where) if args.report and FIRST else None
+    recorder, (stop, in_step) = Recorder(wim, answered), stepping(wim, rank)
+    asking = Asking(wim, record, not args.json, stop, lambda query, events: recorder.follow(query, in_step(events)))
     prompt, asked = Prompt(asking, record, room), None
     with ctrl_c_unseen(), on_ctrl_c(unheeded if args.interactive else signal.default_int_handler):
         for query in queries:

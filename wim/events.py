@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 
 from wim.chunks import Chunk
 
@@ -135,6 +136,12 @@ class Done:
     tokens: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     left_out: list[Margin] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the answer, and the margins that are relevant."""
+        relevant = [margin for margin in self.margins if margin.relevant]
+        noted = "".join(f"<li>{escape(margin.text)} <small>chunk {margin.chunk + 1}</small></li>" for margin in relevant)
+        return f"<p><b>{escape(self.answer)}</b></p>" + (f"<ul>{noted}</ul>" if noted else "")
 
 
 Event = ChunkRead | ChunkJudged | MarginToken | MarginDone | Noted | Rollback | AnswerToken | Done

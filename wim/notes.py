@@ -36,11 +36,9 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
 
     def prompt(n: int) -> list[int]:
         chosen = [relevant[i] for i in sorted(ranked[:n])]
-        notes = [margin.text for margin in chosen]
-        if not plan.settings.keep_repeats:
-            notes = without_repeats([(margin.text, plan.chunks[margin.chunk]) for margin in chosen])
-        quoted = {note for note, margin in zip(notes, chosen, strict=True) if margin.score is not None}
-        return plan.prompts.answer_with_margins(query, [note for note in notes if note], quoted)
+        texts = notes(plan, chosen)
+        quoted = {text for text, margin in zip(texts, chosen, strict=True) if margin.score is not None}
+        return plan.prompts.answer_with_margins(query, [text for text in texts if text], quoted)
 
     fits, too_many = 0, len(relevant) + 1
     while too_many - fits > 1:
@@ -52,6 +50,13 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
             f"The question needs a prompt of {len(ids)} tokens and {max(room, 0)} are left; shorten the question."
         )
     return ids, [relevant[i] for i in sorted(ranked[fits:])]
+
+
+def notes(plan: Plan, margins: Sequence[Margin]) -> list[str]:
+    """What the final prompt has of each margin; "" where earlier ones hold all that it says."""
+    if plan.settings.keep_repeats:
+        return [margin.text for margin in margins]
+    return without_repeats([(margin.text, plan.chunks[margin.chunk]) for margin in margins])
 
 
 def without_repeats(margins: Sequence[tuple[str, Chunk]]) -> list[str]:

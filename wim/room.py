@@ -16,7 +16,9 @@ def check_question(plan: Plan, query: str, pattern: str) -> None:
     if query in plan.queries:
         return
     needs = NEEDS[pattern](plan.prompts, plan.classifier_prompts, [query], plan.settings, plan.chunks)
-    alone = replace(plan, needs=replace(needs, notes=0))
+    # A plan for several patterns has room for margins, of which this one may write none.
+    margin_tokens = plan.margin_tokens if needs.margin_prompts else []
+    alone = replace(plan, needs=replace(needs, notes=0), margin_tokens=margin_tokens)
     header, margins = len(plan.prompts.header), zip(plan.chunks, needs.margin_prompts, plan.margin_tokens, strict=False)
     pairs = [
         (alone.least, min(plan.longest, plan.capacity)),

@@ -2,7 +2,7 @@
 
 A checkpoint that wishes for something, as the demos do, has a file wim.json in its folder, of which any part may be absent:
 
-    {"chunk_tokens": 256, "margin_tokens": 64, "prompts": {"margin": "…", "verdict": "…"}}
+    {"chunk_tokens": 256, "margin_tokens": 64, "prompts": {"margin": "…", "verdict": "…"}, "tasks": ["single_fact"]}
 """
 
 from __future__ import annotations
@@ -80,10 +80,12 @@ class Wishes:
 
     values: some of WISHED
     prompts: its own, and the project's where it has none
+    tasks: the names of those to measure it with; none where it does not say
     """
 
     values: dict[str, int | float | str]
     prompts: Prompts
+    tasks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, folder: Path) -> Wishes:
@@ -91,9 +93,12 @@ class Wishes:
         path = folder / WISHES
         values = read_json(path, optional=True)
         prompts = Prompts().changed(values.pop("prompts", {}), f"{path}, under 'prompts',")
+        tasks = values.pop("tasks", [])
+        if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+            raise InputError(f"{path} says tasks = {tasks!r}; give a list of their names.")
         for name, value in values.items():
             if name not in WISHED:
-                raise InputError(f"{path} names {name!r}; it may name: {', '.join(WISHED)}, prompts.")
+                raise InputError(f"{path} names {name!r}; it may name: {', '.join(WISHED)}, prompts, tasks.")
             kind = type(getattr(Settings, name))
             if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
                 raise InputError(f"{path} says {name} = {value!r}; give {NAMES[kind]}.")
@@ -101,7 +106,7 @@ class Wishes:
             Settings(**values)
         except InputError as error:
             raise InputError(f"{path} cannot be used: {error}") from None
-        return cls(values, prompts)
+        return cls(values, prompts, tuple(tasks))
 
     def settings(self, **given: object) -> Settings:
         """Those that are given, then those of the checkpoint, then the defaults. Raises InputError as Settings does."""

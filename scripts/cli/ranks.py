@@ -68,19 +68,19 @@ def join(name: str | None) -> tuple[torch.device, Rank | None]:
     return device, start(device)
 
 
-def in_step(wim: WiM, rank: Rank | None) -> tuple[Callable[[], None], Callable[[str, Iterator[Event]], Iterator[Event]]]:
+def stepping(wim: WiM, rank: Rank | None) -> tuple[Callable[[], None], Callable[[Iterator[Event]], Iterator[Event]]]:
     """What stops the reading, and what the events of a question pass through: the processes stop at the same event."""
     if rank is None:
-        return wim.stop, lambda query, events: events
+        return wim.stop, iter
     stopped = threading.Event()
 
-    def through(query: str, events: Iterator[Event]) -> Iterator[Event]:
+    def in_step(events: Iterator[Event]) -> Iterator[Event]:
         for event in events:
             if isinstance(event, (ChunkRead, ChunkJudged, MarginDone)) and rank.agreed(stopped.is_set()):
                 wim.stop()
             yield event
 
-    return stopped.set, through
+    return stopped.set, in_step
 
 
 def tell_once(text: str) -> None:

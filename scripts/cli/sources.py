@@ -51,7 +51,7 @@ class Sources:
 
     def of(self, margin: Margin) -> list[Place]:
         """Nothing for a note that somebody wrote by hand: it is about the whole."""
-        return [place for span in self._spans(margin) for place in self.places(*span)]
+        return [place for span in self.spans(margin) for place in self.places(*span)]
 
     def name(self, margin: Margin) -> str:
         return self.named(self.of(margin))
@@ -104,7 +104,7 @@ class Sources:
         paged = bisect_left(self.feeds, file.start) < bisect_left(self.feeds, file.end)
         return Place(file.name, numbers(self.newlines), numbers(self.feeds) if paged else None)
 
-    def _spans(self, margin: Margin) -> list[tuple[int, int]]:
+    def spans(self, margin: Margin) -> list[tuple[int, int]]:
         """The characters that a margin is about."""
         if margin.by_hand:
             return []

@@ -322,6 +322,5 @@ class Asked:
     def _judged(self, chunk: int, relevant: bool, probability: float | None) -> AnswerRecord:
         """A verdict, and the one that would be right: a chunk is relevant when there is evidence in it."""
         gold = self.gold[chunk]
-        rounded = None if probability is None else round(probability, 4)
         right = None if gold is None else relevant == (gold != NO_EVIDENCE)
-        return {"relevant": relevant, "probability": rounded, "gold": gold, "verdict_right": right}
+        return {"relevant": relevant, "probability": probability, "gold": gold, "verdict_right": right}

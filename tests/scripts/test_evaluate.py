@@ -24,16 +24,16 @@ from evaluation.source import Cell, Source, Work
 from evaluation.table import ScoreTable, difference, estimate
 from evaluation.workers import side_by_side
 from tasks import NO_EVIDENCE, TASKS
-from weights_helpers import LLAMA_TEMPLATE, write_checkpoint
+from weights_helpers import LLAMA_TEMPLATE, write_checkpoint, write_json
 
 from model import InputError
-from weights import Checkpoint, Tokenizer
+from weights import DEMOS, Checkpoint, Tokenizer
 from weights.sessions import Sessions, same_rotation
 from wim.budget import make_plan
 from wim.events import Done
 from wim.prompts import Prompts
 from wim.reader import Reader, open_document
-from wim.settings import Settings
+from wim.settings import Settings, Wishes
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import evaluate  # noqa: E402
@@ -471,6 +471,31 @@ def test_a_refusal_of_a_file_says_its_reason(tmp_path, capsys, options, said):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and said in error
     assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "options, measured",
+    [([], ("listing", "needles_values")), (["--tasks", "counting,common_words"], ("counting", "common_words"))],
+)
+def test_a_checkpoint_may_say_which_tasks_it_is_measured_with(folder, tmp_path, options, measured):
+    shutil.copytree(folder, tmp_path / "model")
+    write_json(tmp_path / "model" / "wim.json", {"tasks": ["listing", "needles_values"]})
+    args = evaluate.parse_arguments(["--model", str(tmp_path / "model"), "--lengths", "560", *options])
+    assert tuple(task for cell in evaluate.make_setup(args).cells for task in cell.tasks) == measured
+    everything = evaluate.make_setup(evaluate.parse_arguments(["--model", folder, "--lengths", "560"])).cells
+    assert tuple(task for cell in everything for task in cell.tasks) == tuple(TASKS)
+
+
+def test_a_task_that_there_is_not_is_refused_from_a_checkpoint_too(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "model")
+    write_json(tmp_path / "model" / "wim.json", {"tasks": ["juggling"]})
+    assert evaluate.main(["--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 2
+    assert "wim.json names 'juggling'; choose among single_fact" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(DEMOS))
+def test_the_demos_name_tasks_that_there_are(name):
+    assert {"single_fact", "two_facts", "listing", "counting"} <= set(Wishes.of(DEMOS[name]).tasks) <= set(TASKS)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

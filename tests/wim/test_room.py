@@ -32,6 +32,7 @@ from wim.budget import make_plan
 from wim.events import Done
 from wim.needs import NOTE_EDGES
 from wim.prompts import Prompts
+from wim.room import check_question
 
 # Room ---------------------------------------------------------------------------------------------------------------------
 
@@ -204,6 +205,15 @@ def test_a_tokenizer_that_cannot_tell_yes_from_no_gives_no_verdicts(tmp_path):
             open_wim(folder, DOCUMENT, **options)
     assert done(ask(open_wim(folder, DOCUMENT, classifier=None))).margins
     assert done(ask(open_wim(folder, DOCUMENT, pattern="llm"))).margins == []
+
+
+@pytest.mark.parametrize("pattern", ["llm", "rag", "wim"])
+def test_a_plan_of_several_patterns_has_room_for_another_question_with_each(folders, pattern):
+    checkpoint = Checkpoint.open(str(folders["llama"]))
+    plan = make_plan(checkpoint, DOCUMENT, [QUERY + QUERY], SETTINGS, classifier=checkpoint, patterns=["llm", "rag", "wim"])
+    check_question(plan, QUERY, pattern)
+    with pytest.raises(InputError, match="was not planned for"):
+        check_question(plan, QUERY * 200, pattern)
 
 
 @pytest.mark.parametrize("text", ["", " \n\t "])

@@ -39,6 +39,13 @@ def test_a_folder_without_the_file_wishes_for_nothing(folder):
     assert (wishes.values, wishes.prompts, wishes.settings()) == ({}, Prompts(), Settings())
 
 
+@pytest.mark.parametrize("tasks", [[], ["single_fact", "counting"]])
+def test_the_tasks_that_it_wants_to_be_measured_with_are_no_settings(folder, tasks):
+    write_json(folder / WISHES, {"tasks": tasks})
+    wishes = Wishes.of(folder)
+    assert (wishes.values, wishes.tasks) == ({}, tuple(tasks))
+
+
 @pytest.mark.parametrize("name", WISHED)
 def test_what_the_checkpoint_wishes_stands_unless_a_person_gives_another(folder, name):
     value, other = {"threshold": (0.25, 1), "margins": ("underlined", "both")}.get(name, (17, 1))
@@ -85,6 +92,8 @@ def test_each_model_is_asked_as_it_wishes(folder, tmp_path):
         ({"prompts": {"margins": "{query}"}}, "names 'margins'"),
         ({"prompts": {"answer": "Tell me."}}, "placeholders {query}"),
         ({"prompts": None}, "should hold one JSON object"),
+        ({"tasks": "counting"}, "says tasks = 'counting'; give a list of their names"),
+        ({"tasks": [1]}, "says tasks = [1]; give a list of their names"),
     ],
     ids=str,
 )
