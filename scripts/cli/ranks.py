@@ -14,8 +14,9 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn
 
+from cli import start
 from cli.start import FIRST, SHARED
 from wim.events import ChunkJudged, ChunkRead, Event, MarginDone
 
@@ -33,16 +34,6 @@ EVERY = 0.2  # seconds between two looks at whether the others are still there
 #   errors    how many have had one, so that the first says it
 #   over      there once one has ended badly, and has said why
 board: TCPStore | None = None
-voice: TextIO | None = None  # of a silent process, for errors
-
-
-def be_silent() -> None:
-    """What is printed from here on goes nowhere, but for `tell_once`."""
-    global voice
-    voice = os.fdopen(os.dup(2), "w")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
 
 
 def join(name: str | None) -> tuple[torch.device, Rank | None]:
@@ -58,14 +49,14 @@ def join(name: str | None) -> tuple[torch.device, Rank | None]:
         return pick_device(name), None
     from torch.distributed import TCPStore
 
-    from model.parallel import start
+    from model import parallel
 
     device = own_device(name, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     board = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     _watch()
     if not FIRST:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides what Ctrl-C means
-    return device, start(device)
+    return device, parallel.start(device)
 
 
 def stepping(wim: WiM, rank: Rank | None) -> tuple[Callable[[], None], Callable[[Iterator[Event]], Iterator[Event]]]:
@@ -90,7 +81,7 @@ def tell_once(text: str) -> None:
             return
     elif not FIRST:
         return  # before they join, all have the same
-    print(text, file=voice or sys.stderr, flush=True)
+    print(text, file=start.voice or sys.stderr, flush=True)
 
 
 def leave(main: Callable[[], int]) -> NoReturn:
