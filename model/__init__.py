@@ -17,7 +17,9 @@ MODULES = {
     "Qwen2": "qwen2",
     "Qwen3": "qwen3",
     "build_model": "families",
+    "count_bytes": "families",
     "count_parameters": "families",
+    "empty_model": "families",
 }
 __all__ = [*MODULES]
 __getattr__ = from_modules(__name__, MODULES)

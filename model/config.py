@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+WEIGHTS = ("float", "int8")  # what the matrices of the layers can be kept in; see model/int8.py
+
 
 @dataclass(frozen=True)
 class RopeConfig:

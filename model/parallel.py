@@ -74,12 +74,8 @@ class Rank(Process):
         n_kv_heads, n_heads, n_inner = (n // self.size for n in whole.values())
         return replace(config, num_key_value_heads=n_kv_heads, num_attention_heads=n_heads, intermediate_size=n_inner)
 
-    def build(self, config: ModelConfig) -> CausalLM:
-        """This rank's part of the model, with uninitialised weights on the current default device."""
-        return self.connect(build_model(self.share(config)))
-
     def connect(self, model: CausalLM) -> CausalLM:
-        """Share out the vocabulary of a model of `share`, and have the ranks add up what each of them computes."""
+        """In a model of `share`, before its weights are loaded: share out the vocabulary, and add up what ranks compute."""
         own, tied = self.own(model.config.vocab_size), model.config.tie_word_embeddings
         model.model.embed_tokens = VocabularyEmbedding(own, model.model.embed_tokens)
         model.lm_head = VocabularyHead(own, model.lm_head)
@@ -115,7 +111,7 @@ class Rank(Process):
         return Cut(dim, ends[-1], tuple(range(first + of.start, first + of.stop) for first, of in own))
 
     def session(self, model: CausalLM, capacity: int) -> Session:
-        """A session on a model from `build`; see ParallelSession."""
+        """A session on this rank's part of a model; see ParallelSession."""
         return ParallelSession(self, model, capacity)
 
 

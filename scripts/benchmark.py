@@ -36,7 +36,9 @@ from cli.weights_bar import WeightsBar
 from evaluation.plot import check_plot
 from transformers_baseline import TransformersBaseline
 
-from model import CausalLM, InputError, KVCache, ModelConfig, build_model
+from model import CausalLM, InputError, KVCache, ModelConfig, count_bytes, empty_model
+from model.config import WEIGHTS
+from model.int8 import Int8Linear
 from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
@@ -352,27 +354,30 @@ def load(
     capacity: int,
     device: torch.device,
     dtype: torch.dtype,
+    weights: str,
     rank: Rank | None = None,
 ) -> CausalLM:
     """The model of a checkpoint, or one with random weights. Raises InputError where it has no room beside its cache.
 
     rank: its part only
     """
-    with torch.device("meta"):
-        model = build_model(config) if rank is None else rank.build(config)
-    n_bytes, free = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize, free_bytes(device)
-    cache = capacity * KVCache.bytes_per_token(model.config, dtype)
+    n_bytes, free = count_bytes(config, dtype, weights, rank), free_bytes(device)
+    cache = capacity * KVCache.bytes_per_token(config if rank is None else rank.share(config), dtype)
     if free is not None and n_bytes + cache > free:
         raise InputError(
             f"The weights take {n_bytes / GIB:.1f} GiB, a cache of {capacity} positions {cache / GIB:.1f} GiB, and "
             f"{free / GIB:.1f} GiB are free on {device}; take a larger device, smaller shapes or fewer --tokens."
         )
     if checkpoint is not None:
-        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar(), rank)
-    model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar(), weights, rank)
+    model = empty_model(config, dtype, weights, rank).to_empty(device=device).requires_grad_(False).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
-        parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1)
+        if parameter.is_floating_point():
+            parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1)
+    for module in model.modules():
+        if isinstance(module, Int8Linear):
+            module.quantise(torch.empty(module.weight.shape, dtype=dtype, device=device).normal_(0, 0.02))
     model.fuse_weights()
     return model
 
@@ -392,6 +397,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--plain-only", action="store_true", help="of transformers, run only the plain prompt")
     add("--device")
     add("--dtype")
+    add("--weights", choices=WEIGHTS, default="float", help="int8: the layers' matrices rounded to 8 bits")
     add("--compile", action="store_true", help="compile the layers, for prefill and for decoding")
     add("--json", metavar="FILE", help="write everything there as well")
     add("--plot", metavar="FILE.png", help="draw seconds by phase (needs matplotlib)")
@@ -429,7 +435,7 @@ def run(args: argparse.Namespace) -> None:
     config = read_model_config(published) if checkpoint is None else checkpoint.config
     plans = [random_plan(config, replace(settings, **changes), n_tokens) for changes in to_run.values()]
     capacity = max(plan.capacity for plan in plans)
-    model = load(checkpoint, config, capacity, device, dtype, rank)
+    model = load(checkpoint, config, capacity, device, dtype, args.weights, rank)
     if args.compile:
         model.compile_layers()
     bench = Bench(model, published, device, dtype, settings, n_tokens, capacity, rank)
@@ -440,6 +446,7 @@ def run(args: argparse.Namespace) -> None:
         "torch": torch.__version__,
         "dtype": str(dtype).removeprefix("torch."),
         "processes": 1 if rank is None else rank.size,
+        "weights": args.weights,
         "model": args.model or f"{args.shapes} (random weights, {config.num_hidden_layers} layers)",
         "weights_gib": bench.weight_bytes / GIB,
         "document_tokens": bench.n_tokens,
@@ -469,7 +476,9 @@ def run(args: argparse.Namespace) -> None:
         say_run(label, runs[label])
     if rank is not None:
         rank.finish()
-    elif not args.no_transformers and not find_spec("transformers"):
+    if args.weights != "float" or rank is not None:
+        args.no_transformers = True  # which cannot compute on these weights
+    if not args.no_transformers and not find_spec("transformers"):
         say("transformers is not installed, so the comparison with it is left out: pip install -e '.[test]'")
     elif not args.no_transformers:
         import transformers

@@ -163,6 +163,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
         device,
         dtype,
         args.compile,
+        args.weights,
     )
 
 
@@ -170,7 +171,7 @@ def count_workers(args: argparse.Namespace, setup: Setup) -> int:
     """How many processes are to answer. Raises InputError for several on a device that one keeps busy."""
     on_cpu = setup.device.type == "cpu"
     if args.workers is None:
-        small = on_cpu and setup.checkpoint.weight_bytes(setup.dtype) <= SMALL_MODEL
+        small = on_cpu and setup.checkpoint.weight_bytes(setup.dtype, setup.weights) <= SMALL_MODEL
         return min(usable_cores(), DEFAULT_WORKERS) if small else 1
     if args.workers > 1 and not on_cpu:
         raise InputError(f"--workers is {args.workers}, and one process keeps {setup.device} busy; leave it out.")
@@ -207,6 +208,7 @@ def stored_settings(setup: Setup, args: argparse.Namespace) -> dict:
         "prompts": asdict(setup.prompts or Wishes.of(setup.checkpoint.folder).prompts),
         "device": setup.device.type,
         "dtype": str(setup.dtype).removeprefix("torch."),
+        "quantised": None if setup.weights == "float" else setup.weights,  # results from before there was a choice go on
     }
 
 

@@ -156,14 +156,16 @@ def run(args: argparse.Namespace) -> None:
             dtype=dtype,
             progress=WeightsBar() if sys.stderr.isatty() else None,
             compiled=args.compile,
+            weights=args.weights,
             rank=rank,
         )
 
     wim, room = with_room(opened, queries, checkpoint.tokenizer) if args.interactive else (opened(queries), 0)
     clear()
     size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
+    kept = " with int8 weights" if args.weights == "int8" else ""
     places = device if rank is None else f"{rank.size} x {device.type}"
-    where = f"{checkpoint.name} on {places}, {str(dtype).removeprefix('torch.')}"
+    where = f"{checkpoint.name} on {places}, {str(dtype).removeprefix('torch.')}{kept}"
     print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
     for sentence in wim.plan.shortages():
         print(sentence, file=sys.stderr)
@@ -176,6 +178,7 @@ def run(args: argparse.Namespace) -> None:
             "device": str(device),
             "processes": 1 if rank is None else rank.size,
             "dtype": str(dtype).removeprefix("torch."),
+            "weights": args.weights,
             "document_tokens": wim.plan.document_tokens,
             "peak_device_bytes": peak_bytes(device),
             "settings": asdict(settings),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from model import ModelConfig, build_model, count_parameters
+from model import ModelConfig, count_bytes, empty_model
 from model.errors import InputError, shown
 from weights.config import read_model_config
 from weights.files import ADAPTER, QUANTISATION_FILES, SMALL_FILES, is_there, read_json
@@ -68,12 +68,9 @@ class Checkpoint:
         """Sent to another process, it is opened there anew: a compiled chat template cannot be pickled."""
         return Checkpoint.open, (self.name, self.revision)
 
-    def weight_bytes(self, dtype: torch.dtype, rank: Rank | None = None) -> int:
-        """Bytes of the parameters in `dtype`, tied ones counted once. Needs no weight file.
-
-        rank: of its part only
-        """
-        return count_parameters(self.config, build_model if rank is None else rank.build) * dtype.itemsize
+    def weight_bytes(self, dtype: torch.dtype, weights: str = "float", rank: Rank | None = None) -> int:
+        """Bytes of the parameters, as `load_model` has them, tied ones counted once. Needs no weight file."""
+        return count_bytes(self.config, dtype, weights, rank)
 
     def load_model(
         self,
@@ -81,18 +78,19 @@ class Checkpoint:
         dtype: torch.dtype,
         max_length: int,
         progress: Progress | None = None,
+        weights: str = "float",
         rank: Rank | None = None,
     ) -> nn.Module:
         """Find or download the weights and load them; the model comes back ready for inference.
 
         max_length: how many positions the run will use at most; LongRoPE chooses its factors by it
         progress: told (bytes read, bytes in all) while the weights come in
+        weights: "int8" for the matrices of the layers as integers (model/int8.py); `dtype` is what is computed in
         rank: only its part of the model (model/parallel.py)
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)
-        with torch.device("meta"):  # no memory behind its parameters yet
-            model = build_model(self.config) if rank is None else rank.build(self.config)
+        model = empty_model(self.config, dtype, weights, rank)
         cuts = None if rank is None else rank.cuts(self.config)
         load_weights(model, folder, device=device, dtype=dtype, progress=progress, cuts=cuts)
         model.eval().requires_grad_(False)

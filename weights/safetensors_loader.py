@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from model.errors import InputError, reason, shown
+from model.int8 import Int8Linear
 from weights.files import ADAPTER, INDEX, LFS_POINTER, SINGLE, is_there, read_bytes, weight_files
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def load_weights(
     """Give every parameter of `model` its values from `folder`, on `device`, in `dtype`.
 
     model: its parameters may be on the meta device; they are replaced. Those that are shared (tied) stay shared, unless
-        they are stored with different values: then each gets its own, as in transformers 5
+        they are stored with different values: then each gets its own, as in transformers 5. The weight of an Int8Linear is
+        quantised when it has been read, on the device; so only one matrix at a time stands there in `dtype`
     progress: told (bytes read, bytes in all) at the start and after each tensor
     cuts: which part of a tensor the parameter of that name takes (model/parallel.py), where not all; no more is read
     Raises InputError, before any tensor is read, for files that are absent, damaged or not safetensors, and for tensors
@@ -248,7 +250,10 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path, cuts: Mapp
     """Which parameters each stored tensor goes to: {stored name: [parameter names that share it]}."""
     shared: dict[int, list[str]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    made_here = {f"{name}.scale" for name, module in model.named_modules() if isinstance(module, Int8Linear)}
     for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in made_here:
+            continue
         shared.setdefault(id(parameter), []).append(name)
         shapes[name] = tuple(parameter.shape)
         if (cut := cuts.get(name)) is not None:
@@ -298,7 +303,11 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path, cuts: Mapp
 def _assign(model: nn.Module, names: Iterable[str], parameter: nn.Parameter) -> None:
     for name in names:
         owner, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(owner), attribute, parameter)
+        module = model.get_submodule(owner)
+        if isinstance(module, Int8Linear) and attribute == "weight":
+            module.quantise(parameter)
+        else:
+            setattr(module, attribute, parameter)
 
 
 def _some(names: list[str], most: int = 3) -> str:

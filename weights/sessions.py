@@ -46,6 +46,7 @@ class Sessions:
 
     progress: see Checkpoint.load_model
     compiled: see CausalLM.compile_layers
+    weights: see Checkpoint.load_model
     rank: which part of each model is this process's (model/parallel.py); None for all
     Raises InputError for `compiled` on another device than CUDA.
     """
@@ -56,10 +57,12 @@ class Sessions:
         dtype: torch.dtype,
         progress: Progress | None = None,
         compiled: bool = False,
+        weights: str = "float",
         rank: Rank | None = None,
     ):
         check_compile(compiled, device)
-        self.device, self.dtype, self.progress, self.compiled, self.rank = device, dtype, progress, compiled, rank
+        self.device, self.dtype, self.progress, self.compiled = device, dtype, progress, compiled
+        self.weights, self.rank = weights, rank
         self._models: dict[str, nn.Module] = {}  # by folder
         self._lengths: dict[str, int] = {}  # by folder: the length that the model's rotary frequencies are for
         self._sessions: dict[str, Session] = {}  # by role
@@ -73,7 +76,7 @@ class Sessions:
         if free is not None:
             free += sum(session.cache.nbytes for session in self._sessions.values())
             free += sum(weight.nbytes for model in self._models.values() for weight in model.parameters())
-        needed = needed_bytes(wanted, self.dtype, self.rank)
+        needed = needed_bytes(wanted, self.dtype, self.weights, self.rank)
         if self.rank is not None and free is not None:
             free = self.rank.least(free)  # all or none have room
         if free is not None and sum(needed.values()) > free:
@@ -88,7 +91,8 @@ class Sessions:
         """A session with an empty cache of at least the wanted capacity. The one before of its role is over."""
         folder = str(wanted.checkpoint.folder)
         if folder not in self._models:
-            model = wanted.checkpoint.load_model(self.device, self.dtype, wanted.longest, self.progress, self.rank)
+            place = (self.device, self.dtype, wanted.longest, self.progress, self.weights, self.rank)
+            model = wanted.checkpoint.load_model(*place)
             if self.compiled:
                 model.compile_layers()
             self._models[folder] = model
@@ -115,13 +119,15 @@ def same_rotation(config: ModelConfig, first: int, second: int) -> bool:
     return config.rope.rope_type != "longrope" or (first > original) == (second > original)
 
 
-def needed_bytes(wanted: Sequence[Wanted], dtype: torch.dtype, rank: Rank | None = None) -> dict[str, int]:
+def needed_bytes(
+    wanted: Sequence[Wanted], dtype: torch.dtype, weights: str = "float", rank: Rank | None = None
+) -> dict[str, int]:
     """Bytes on the device: weights, caches, and an estimate of the room to work in; of a rank's part, if one is given."""
     checkpoints = {each.checkpoint.folder: each.checkpoint for each in wanted}.values()
-    weights = sum(checkpoint.weight_bytes(dtype, rank) for checkpoint in checkpoints)
+    held = sum(checkpoint.weight_bytes(dtype, weights, rank) for checkpoint in checkpoints)
     cache = sum(each.capacity * KVCache.bytes_per_token(_share(each.checkpoint.config, rank), dtype) for each in wanted)
     work = max(_work_bytes(each, _share(each.checkpoint.config, rank), dtype) for each in wanted)
-    return {"weights": weights, "cache": cache, "work": work}
+    return {"weights": held, "cache": cache, "work": work}
 
 
 def _share(config: ModelConfig, rank: Rank | None) -> ModelConfig:

@@ -35,6 +35,7 @@ def open_document(
     dtype: torch.dtype,
     progress: Progress | None = None,
     compiled: bool = False,
+    weights: str = "float",
     rank: Rank | None = None,
 ) -> WiM:
     """Plan a run over one document, check the room it needs, load the weights and allocate the caches.
@@ -42,11 +43,11 @@ def open_document(
     queries: all that will be asked; the room is computed for the largest
     prompts: None for those that the checkpoint's folder brings, or the project's own
     classifier: judges margins; may be `checkpoint` itself, which then serves both with one copy of its weights
-    device, dtype, progress, compiled, rank: see weights.sessions.Sessions
+    device, dtype, progress, compiled, weights, rank: see weights.sessions.Sessions
     Raises InputError for whatever does not fit.
     """
     plan = make_plan(checkpoint, document, queries, settings, prompts, classifier)
-    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled, rank)).open(plan)
+    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled, weights, rank)).open(plan)
 
 
 class Reader:

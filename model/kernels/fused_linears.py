@@ -7,29 +7,33 @@ the memory's speed: on an H200, q, k and v of Llama-3.1-8B take 29 microseconds 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class FusedLinears:
-    """Not a module: the parameters stay where the checkpoint has them, `fuse` only moves them next to each other."""
+    """Not a module: the parameters stay where the checkpoint has them, `fuse` only moves them next to each other.
 
-    def __init__(self, *linears: nn.Linear):
+    linears: nn.Linear or model.int8.Int8Linear, all of one kind; each row of their parameters is of one output
+    """
+
+    def __init__(self, *linears: nn.Module):
         self.linears = linears
         self.sizes = [linear.out_features for linear in linears]
-        self.weight: Tensor | None = None
-        self.bias: Tensor | None = None
+        self.whole: nn.Module | None = None
 
     def fuse(self) -> None:
-        """Lay the weights out as one tensor, of which each layer's own weight becomes a view. For inference only."""
-        self.weight = self._lay_out("weight")
-        self.bias = self._lay_out("bias") if self.linears[0].bias is not None else None
+        """Lay the parameters out as those of one layer, of which each layer's own become views. For inference only."""
+        first = self.linears[0]
+        whole = type(first)(first.in_features, sum(self.sizes), first.bias is not None, device="meta")
+        for name, _ in first.named_parameters():
+            setattr(whole, name, nn.Parameter(self._lay_out(name), requires_grad=False))
+        self.whole = whole
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """The outputs of all layers for x: (..., in_features)."""
-        if self.weight is None:
+        if self.whole is None:
             return tuple(linear(x) for linear in self.linears)
-        return F.linear(x, self.weight, self.bias).split(self.sizes, dim=-1)
+        return self.whole(x).split(self.sizes, dim=-1)
 
     def _lay_out(self, name: str) -> Tensor:
         whole = torch.cat([getattr(linear, name).detach() for linear in self.linears])

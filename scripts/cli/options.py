@@ -19,6 +19,7 @@ from cli.ranks import tell_once
 from cli.start import begun, clear, is_script, say
 from cli.terminal import printable
 from model import InputError
+from model.config import WEIGHTS
 from weights.hub import DEMOS, local_folder
 from wim import __version__
 from wim.prompts import Prompts
@@ -69,7 +70,8 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     add("--revision", help="which revision of a hub repository")
     add("--classifier", default="same", metavar="same|none|FOLDER_OR_ID", help="who judges the margins")
     add("--device", help="default: the first there is of cuda, mps, cpu")
-    add("--dtype", help="default: bfloat16 where the device has it")
+    add("--dtype", help="what is computed in; default: bfloat16 where the device has it")
+    add("--weights", choices=WEIGHTS, default="float", help="int8: rounded to 8 bits, for half the memory; default float")
     add("--compile", action="store_true", help="CUDA: compile the layers; begins some seconds later, then all is faster")
 
 

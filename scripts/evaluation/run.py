@@ -59,6 +59,7 @@ class Setup:
     device: torch.device
     dtype: torch.dtype
     compiled: bool = False
+    weights: str = "float"
 
     def finished(self, cell: Cell, results: Results) -> frozenset[int]:
         """The documents of which every answer is there. Only a file itself knows how many questions its documents have."""
@@ -200,7 +201,8 @@ def work_through(setup: Setup, work: Work, done: Container[Key], progress: Weigh
     from weights.sessions import Sessions
     from wim import Reader
 
-    reader = Reader(setup.checkpoint, setup.classifier, Sessions(setup.device, setup.dtype, progress, setup.compiled))
+    sessions = Sessions(setup.device, setup.dtype, progress, setup.compiled, setup.weights)
+    reader = Reader(setup.checkpoint, setup.classifier, sessions)
     if (largest := largest_plan(setup, work)) is not None:
         reader.open(largest)
     # The CPU has enough to do with the model, where that is where the model is.

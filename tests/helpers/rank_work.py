@@ -80,22 +80,22 @@ def _work(pipe: Connection, work: Callable, *arguments: object) -> None:
 # What the processes do ----------------------------------------------------------------------------------------------------
 
 
-def part_of(rank, folder: Path, published: dict):
-    """A rank's part of the checkpoint in a folder, in float32. published: its config.json"""
+def part_of(rank, folder: Path, published: dict, weights: str):
+    """A rank's part of the checkpoint in a folder, computed in float32. published: its config.json"""
+    from model import empty_model
     from weights.config import read_model_config
     from weights.safetensors_loader import load_weights
 
     config = read_model_config(published)
-    with torch.device("meta"):
-        model = rank.build(config)
+    model = empty_model(config, torch.float32, weights, rank)
     load_weights(model, folder, device="cpu", dtype=torch.float32, cuts=rank.cuts(config))
     model.eval().fuse_weights()
     model.set_max_length(PLANNED)
     return model
 
 
-def behaviours(rank, places: Sequence[tuple[Path, dict, int]]) -> list[dict]:
-    return [behaviour(rank.session(part_of(rank, folder, config), PLANNED), n) for folder, config, n in places]
+def behaviours(rank, places: Sequence[tuple[Path, dict, str, int]]) -> list[dict]:
+    return [behaviour(rank.session(part_of(rank, *place), PLANNED), n_tokens) for *place, n_tokens in places]
 
 
 def behaviour(session, n_tokens: int) -> dict:

@@ -155,6 +155,18 @@ def test_json_is_one_object_with_everything(files, capsys):
         assert [source["file"] for source in margin["sources"]] == [str(files / "context.txt")]
 
 
+def test_int8_weights_are_said_and_used(files, capsys, monkeypatch):
+    opened, load = [], Checkpoint.load_model
+    monkeypatch.setattr(Checkpoint, "load_model", lambda *args: opened.append(load(*args)) or opened[-1])
+    code, out, err = run(capsys, arguments(files, "--weights", "int8"))
+    assert code == 0 and " on cpu, float32 with int8 weights\n" in err
+    found = run_json(capsys, arguments(files, "--weights", "int8"))
+    assert (found["weights"], found["dtype"], found["answer"]) == ("int8", "float32", out.strip())
+    assert all(any(weight.dtype == torch.int8 for weight in model.parameters()) for model in opened) and len(opened) == 2
+    code, out, err = run(capsys, arguments(files, "--weights", "int4"))
+    assert (code, out) == (2, "") and err.startswith("error: argument --weights: invalid choice: 'int4'")
+
+
 def test_several_questions_share_the_document(files, capsys):
     other = "What did John pick up?"
     found = run_json(capsys, arguments(files, "--query", other))

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -141,6 +142,51 @@ def test_tensors_are_read_in_pieces_through_few_buffers(tmp_path, monkeypatch, d
     assert bool(buffers) == (dtype != torch.float32)  # the file's own dtype is read to where it belongs
     stored = load_file(folder / "model.safetensors")
     assert all(torch.equal(parameter, stored[name].to(dtype)) for name, parameter in model.named_parameters())
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_layers_are_made_one_matrix_at_a_time(tmp_path, monkeypatch, kind, dtype):
+    """So the float matrices never stand in memory together; and biases, norms, embedding and head are as they were."""
+    sizes = {"tie_word_embeddings": kind == "qwen2", "attention_bias": kind == "llama"}
+    checkpoint = Checkpoint.open(str(write_checkpoint(tmp_path, kind, **sizes)))
+    seen, most, read = [], [], safetensors_loader.Pieces.read
+
+    def remembered(pieces, stored, cut=None):
+        seen.append(weakref.ref(value := read(pieces, stored, cut)))
+        return value
+
+    def count(read, total):
+        alive = [ref() for ref in seen if ref() is not None]
+        most.append(sum(value.nbytes for value in alive if value.dim() == 2))
+
+    monkeypatch.setattr(safetensors_loader.Pieces, "read", remembered)
+    model = checkpoint.load_model("cpu", dtype, max_length=64, progress=count, weights="int8")
+    exact = checkpoint.load_model("cpu", dtype, max_length=64)
+    n_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    assert n_bytes == checkpoint.weight_bytes(dtype, "int8") < checkpoint.weight_bytes(dtype)
+    outside = [exact.model.embed_tokens.weight, exact.lm_head.weight]
+    largest = max(weight.nbytes for weight in exact.model.layers.parameters())
+    assert max(most) <= sum({id(weight): weight.nbytes for weight in outside}.values()) + largest
+    expected = dict(exact.named_parameters(remove_duplicate=False))
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.dtype == torch.int8:
+            scale = model.get_parameter(name.removesuffix("weight") + "scale")[:, None]
+            assert ((parameter * scale - expected.pop(name)).abs() <= 0.501 * scale).all()
+        elif not name.endswith(".scale"):
+            assert torch.equal(parameter, expected.pop(name))
+    assert not expected and (model.lm_head.weight is model.model.embed_tokens.weight) == (kind == "qwen2")
+    with torch.no_grad():
+        difference = model(IDS, all_logits=True) - exact(IDS, all_logits=True)
+        assert 0 < difference.abs().mean() < 0.05 * exact(IDS, all_logits=True).std()
+
+
+def test_other_numbers_than_int8_are_refused_before_weights_are_read(tmp_path):
+    checkpoint = Checkpoint.open(str(write_checkpoint(tmp_path, "llama")))
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    for work in (partial(checkpoint.weight_bytes, torch.float32), partial(checkpoint.load_model, "cpu", torch.float32, 64)):
+        with pytest.raises(InputError, match="weights is 'int3'; choose one of: float, int8"):
+            work(weights="int3")
 
 
 def test_a_file_that_shrinks_while_it_is_read_gets_a_sentence(tmp_path):

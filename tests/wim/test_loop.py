@@ -114,7 +114,7 @@ def test_every_packed_margin_gets_one_verdict_also_on_a_half_read_document(folde
 def test_a_loaded_model_has_joined_its_matrices(folders):
     layer = open_wim(folders["llama"], DOCUMENT).session.model.model.layers[0]
     storages = {linear.weight.untyped_storage().data_ptr() for linear in layer.self_attn.qkv.linears}
-    assert len(storages) == 1 and layer.mlp.gate_up.weight is not None
+    assert len(storages) == 1 and layer.mlp.gate_up.whole is not None
 
 
 # Events -------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from weights_helpers import write_checkpoint
@@ -32,6 +33,7 @@ from wim.budget import make_plan
 from wim.events import Done
 from wim.needs import NOTE_EDGES
 from wim.prompts import Prompts
+from wim.reader import wanted_sessions
 from wim.room import check_question
 
 # Room ---------------------------------------------------------------------------------------------------------------------
@@ -150,6 +152,22 @@ def test_what_just_fits_is_not_refused(folders, monkeypatch):
     monkeypatch.setattr(sessions, "free_bytes", lambda device: needed - 1)
     with pytest.raises(InputError):
         open_wim(folders["llama"], DOCUMENT)
+
+
+def test_int8_weights_need_less_room(folders, monkeypatch):
+    """What just fits with them is not refused, and without them it is; what is held is what was said."""
+    checkpoint = Checkpoint.open(str(folders["llama"]))
+    plan = make_plan(checkpoint, DOCUMENT, [QUERY], SETTINGS, Prompts(), checkpoint)
+    wanted = wanted_sessions(plan, checkpoint, checkpoint)
+    cpu, float32 = torch.device("cpu"), torch.float32
+    needed = sessions.needed_bytes(wanted, float32, "int8")
+    assert needed["weights"] < 0.8 * sessions.needed_bytes(wanted, float32)["weights"]
+    monkeypatch.setattr(sessions, "free_bytes", lambda device: sum(needed.values()))
+    with pytest.raises(InputError, match="GiB for weights"):
+        sessions.Sessions(cpu, float32).check_room(wanted)
+    int8 = sessions.Sessions(cpu, float32, weights="int8")
+    int8.check_room(wanted)
+    assert sum(weight.nbytes for weight in int8.open(wanted[0]).model.parameters()) == needed["weights"]
 
 
 def test_prompts_that_are_read_together_need_room_to_work_in(folders):

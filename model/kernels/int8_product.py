@@ -1,0 +1,54 @@
+"""The product with an int8 matrix (model/int8.py), as one operator, which torch.compile takes as it is.
+
+PyTorch has no such product for CUDA that is not slower than the bfloat16 one, so there are kernels of our own in triton
+(model/kernels/int8_triton.py), which PyTorch for CUDA brings along. Microseconds for the matrices of a layer of
+Llama-3.1-8B, one H200, PyTorch 2.11; a copy of the 218 MB takes 52:
+
+    rows of x                                                   1        16      4,096
+    F.linear, bfloat16                                        138       127      2,250
+    torch._weight_int8pack_mm                               1,984
+    torch._int_mm, x as three int8 digits                     256       293
+    torch.mul of matrix and scale, then F.linear            1,010     1,001      3,197
+    sums over rows, by torch.compile                          102
+
+Few rows take as long as the matrix takes to come from memory, so it must come as int8. Many rows are bound by arithmetic,
+and the matrix library is fastest. So the matrix is expanded first, which takes 172 microseconds a layer, and forgotten
+afterwards: there is never more than one in memory. Without triton, matrices are always expanded, by PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEW = 64  # rows of x up to which the matrix is read as int8
+
+# An operator, but not by torch.library.custom_op, which imports the compiler at the first call.
+library = torch.library.Library("writing_in_the_margins", "FRAGMENT")
+library.define("int8_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
+int8_linear = torch.ops.writing_in_the_margins.int8_linear
+
+
+@torch.library.impl(library, "int8_linear", "CompositeExplicitAutograd")
+def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear with the weight scale[:, None] * weight.
+
+    x: (..., in_features); weight: (out_features, in_features) int8; scale: (out_features,) float32
+    bias: (out_features,) in the dtype of x. Returns (..., out_features) in the dtype of x.
+    """
+    if x.device.type != "cuda" or not find_spec("triton"):
+        expanded = torch.mul(weight, scale[:, None], out=weight.new_empty(weight.shape, dtype=x.dtype))
+        return F.linear(x, expanded, bias)
+    from model.kernels import int8_triton
+
+    if x.shape[:-1].numel() <= FEW and x.dtype.itemsize == 2:
+        return int8_triton.product(x.contiguous(), weight, scale, bias)
+    return F.linear(x, int8_triton.expanded(weight, scale, x.dtype), bias)
+
+
+@torch.library.register_fake("writing_in_the_margins::int8_linear", lib=library)
+def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
