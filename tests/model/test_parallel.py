@@ -163,7 +163,7 @@ def until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "this does not come about"
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def ended(ranks, seconds=20.0):
@@ -200,10 +200,10 @@ def test_ctrl_c_stops_the_reading_in_all_and_a_second_one_ends_all(running, pres
         for _ in range(presses):
             for rank in ranks:
                 os.kill(rank.pid, signal.SIGINT)
-            time.sleep(0.1)
+            until(lambda: "Reading stops" in running.said())
         codes = ended(ranks)
     assert "Traceback" not in running.said() and "error" not in running.said()
     if presses == 1:
-        assert codes == [0, 0] and "Reading stops after this chunk" in running.said() and running.answer().strip()
+        assert codes == [0, 0] and running.answer().strip()
     else:
         assert codes[0] == 130 and codes[1] in (1, 2) and "Interrupted." in running.said() and not running.answer()
