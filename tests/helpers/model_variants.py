@@ -104,6 +104,16 @@ QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 16, "num_hidden_lay
 ONE_LAYER_SLIDES = ["full_attention", "sliding_attention", "full_attention"]
 UPPER_SLIDE = {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1}
 
+GEMMA2 = {"head_dim": 24, "sliding_window": 15, "query_pre_attn_scalar": 7}
+GEMMA2 |= {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 4.0}
+GEMMA2_READER = {"head_dim": 16, "sliding_window": 50}
+
+
+def beyond_one(name: str, noise: Tensor) -> Tensor:
+    """For norms that multiply by 1 + weight."""
+    return usual_weights(name, noise) - (1 if "norm" in name else 0)
+
+
 # The first row of a family is its plainest checkpoint, and takes part in every test.
 VARIANTS = [
     Variant("llama", "llama", reader={}),
@@ -215,6 +225,10 @@ VARIANTS = [
         dict.fromkeys(("num_key_value_heads", "rms_norm_eps", "rope_theta"), LEFT_OUT) | {"num_attention_heads": 8},
     ),
     Variant("mistral-head-dim", "mistral", {"head_dim": 24, "sliding_window": None}),
+    Variant("gemma2", "gemma2", GEMMA2, without={"attn_logit_softcapping": None}, reader=GEMMA2_READER, weights=beyond_one),
+    Variant("gemma2-capped", "gemma2", GEMMA2, without={"final_logit_softcapping": None}, weights=beyond_one),
+    Variant("gemma2-scaled", "gemma2", GEMMA2, without={"query_pre_attn_scalar": 24}, weights=beyond_one),
+    Variant("gemma2-defaults", "gemma2", {"tie_word_embeddings": LEFT_OUT, "rope_theta": LEFT_OUT}, weights=beyond_one),
 ]
 # Not published ones.
 CAPPED = {"soft_cap": 3.0, "scale": 0.4}

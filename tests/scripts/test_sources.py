@@ -48,7 +48,8 @@ def test_the_projects_own_files_and_lines(monkeypatch):
             if sentence.text and not sentence.text.startswith("File: "):
                 [place] = sources.of(of_sentence(chunk, sentence))
                 assert sentence.text in read(place)[0] and place.file in {other.file for other in places}
-    assert files == {str(path.relative_to(ROOT)) for path in ROOT.glob("model/**/*.py")}
+    texts = (path for kind in ("py", "md") for path in ROOT.glob(f"model/**/*.{kind}"))
+    assert files == {str(path.relative_to(ROOT)) for path in texts}
 
 
 lines = st.text(alphabet="ab. \n\r\f\u2028é", max_size=60)

@@ -25,6 +25,7 @@ from wim_helpers import (
 
 from wim.chunks import LONG_SENTENCE, split_document
 from wim.events import ChunkRead, MarginDone, MarginToken
+from wim.prompt_ids import EMPTY
 from wim.prompts import Prompts
 from wim.underlines import LEAST_SHARE, scores
 
@@ -71,6 +72,13 @@ def test_each_chunk_is_looked_at_from_its_own_end(folders, name):
     found = scores(part, QUERY, part.plan.chunks[:2])
     assert [sentence for _, sentence, _ in found] == [sentence for _, sentence, _ in expected[: len(found)]]
     assert [score for *_, score in found] == pytest.approx([score for *_, score in expected[: len(found)]], rel=1e-3)
+    # And they are what the question looks at when no more than the chunk has been read.
+    chunk, looks = whole.plan.chunks[1], [whole.prompts.look(query) for query in (QUERY, EMPTY)]
+    session, first = plainly_read(whole, whole.plan.chunks[:2]), len(whole.prompts.header)
+    borders = [first + at for at in (chunk.start, *(sentence.end for sentence in chunk.sentences))]
+    [alone] = session.attention([session.length], *looks, [borders])
+    of_chunk = [score * max(1, len(sentence.text)) ** 0.5 for each, sentence, score in expected if each is chunk]
+    assert of_chunk == pytest.approx(alone, rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3"])
