@@ -8,6 +8,7 @@ from model.lazy import from_modules
 # Each name is loaded from its module when it is first asked for (model/lazy.py).
 MODULES = {
     "CausalLM": "transformer",
+    "Gemma2": "gemma2",
     "InputError": "errors",
     "KVCache": "cache",
     "Llama": "llama",

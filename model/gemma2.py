@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,7 +58,8 @@ class Gemma2(CausalLM):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         x = super().embed(token_ids)
-        return x * x.new_tensor(self.config.hidden_size**0.5)  # rounded to x's dtype, as the model was trained
+        # Rounded to x's dtype, as the model was trained; on the host, since a captured step cannot copy it to a device.
+        return x * torch.tensor(self.config.hidden_size**0.5, dtype=x.dtype, device="cpu")
 
     def logits(self, x: Tensor) -> Tensor:
         cap = self.config.own["final_logit_softcapping"]
