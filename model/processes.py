@@ -5,7 +5,6 @@ Each has an index, its *rank*, and all make the same exchanges in the same order
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -64,24 +63,12 @@ def join(device: torch.device) -> tuple[int, int]:
 
     device: of this process: a card of its own, or the CPU
     """
-    global shared
     if device.type == "cuda":
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
-        shared = _shared_memory(device)
     else:
         dist.init_process_group("gloo", timeout=TIMEOUT)
     return dist.get_rank(), dist.get_world_size()
-
-
-# Sums ---------------------------------------------------------------------------------------------------------------------
-#
-# A decode step has two small sums a layer, and what they cost is latency. NCCL passes messages for them. But cards of one
-# machine can read each other's memory: each puts its numbers where the others see them, waits until all have, and adds them
-# up for itself ("one shot").
-
-ONE_SHOT = 2**18  # bytes up to which every card reads the numbers of all others; it is better to share out more
-shared: Tensor | None = None  # memory of this card that the others can read: ONE_SHOT bytes, where they can
 
 
 def all_reduce(x: Tensor) -> Tensor:
@@ -89,44 +76,16 @@ def all_reduce(x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         _all_reduce(x)
     else:
-        _add_up(x)
+        dist.all_reduce(x)
     return x
 
 
 # For the compiler an operator without an inside.
 @torch.library.custom_op("writing_in_the_margins::all_reduce", mutates_args=("x",))
 def _all_reduce(x: Tensor) -> None:
-    _add_up(x)
+    dist.all_reduce(x)
 
 
 @_all_reduce.register_fake
 def _(x: Tensor) -> None:
     return None
-
-
-def _add_up(x: Tensor) -> None:
-    in_one_shot = shared is not None and x.nbytes <= ONE_SHOT and x.nbytes % 16 == 0 and x.is_contiguous()
-    if in_one_shot and x.dtype in (torch.bfloat16, torch.float32):
-        own = shared[: x.nbytes].view(x.dtype).view(x.shape)
-        own.copy_(x)
-        torch.ops.symm_mem.one_shot_all_reduce_out(own, "sum", dist.group.WORLD.group_name, x)
-    else:
-        dist.all_reduce(x)
-
-
-def _shared_memory(device: torch.device) -> Tensor | None:
-    size = dist.get_world_size()
-    others = [index for index in range(size) if index != device.index]
-    memory = None
-    if size in (2, 4, 8):  # for which PyTorch's kernel adds up in the same order on each card
-        with suppress(ImportError, RuntimeError):  # not in this build of PyTorch, or not on these cards
-            from torch.distributed import _symmetric_memory as symmetric
-
-            if size <= torch.cuda.device_count() and all(torch.cuda.can_device_access_peer(device, i) for i in others):
-                memory = symmetric.empty(ONE_SHOT, dtype=torch.uint8, device=device)
-    have: list[bool] = [False] * size
-    dist.all_gather_object(have, memory is not None)
-    if not all(have):
-        return None
-    symmetric.rendezvous(memory, dist.group.WORLD)
-    return memory
