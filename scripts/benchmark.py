@@ -3,6 +3,7 @@
     python scripts/benchmark.py                              Llama-3.1-8B shapes on a GPU; the demo checkpoint on a CPU
     python scripts/benchmark.py --shapes qwen2-7b --json qwen2.json
     python scripts/benchmark.py --model FOLDER               a real checkpoint
+    torchrun --nproc-per-node 2 scripts/benchmark.py         one model over two cards, without transformers or cold runs
 
 Weights are random unless --model is given: nothing is downloaded. Every margin is written at full length and judged
 relevant, which is the dearest case. With transformers installed, its plain prompt and the published loop on its cache are
@@ -28,7 +29,8 @@ from tempfile import TemporaryDirectory
 
 from cli.compiling import choose_compiled
 from cli.options import Parser, add_compile_option, exit_code, parse_window
-from cli.start import clear, loading_libraries
+from cli.ranks import join, leave
+from cli.start import FIRST, clear, loading_libraries
 from cli.start import say as wait_for
 from evaluation.plot import check_plot
 from measuring.shapes import SHAPES
@@ -72,9 +74,9 @@ def run(args: argparse.Namespace, arguments: list[str]) -> None:
 
         from weights import Checkpoint
         from weights.config import read_model_config
-        from weights.device import check_compile, pick_device, pick_dtype
+        from weights.device import check_compile, pick_dtype
 
-    device = pick_device(args.device)
+    device, rank = join(args.device)
     dtype, cuda = pick_dtype(args.dtype, device), device.type == "cuda"
     check_compile(bool(args.compile), device)
     if not args.model and not args.shapes:
@@ -112,11 +114,11 @@ def run(args: argparse.Namespace, arguments: list[str]) -> None:
     if args.cold_result:
         n_runs = 1  # for which compiling may not pay
     compiled = choose_compiled(args.compile, device, dtype, config, n_runs * n_tokens, n_runs * n_steps)
-    cold = [] if args.cold_result else cold_runs(args.cold, arguments)
-    model = measures.load(checkpoint, config, capacity, device, dtype, args.weights)
+    cold = [] if args.cold_result or rank is not None else cold_runs(args.cold, arguments)
+    model = measures.load(checkpoint, config, capacity, device, dtype, args.weights, rank)
     if compiled:
         model.compile_layers()
-    bench = measures.Bench(model, published, device, dtype, settings, n_tokens, capacity)
+    bench = measures.Bench(model, published, device, dtype, settings, n_tokens, capacity, rank)
     *_, (last_label, last_changes) = to_run.items()
     if args.cold_result:
         found = {"compiled": compiled, **measures.whole_run(bench, last_changes)}
@@ -128,8 +130,10 @@ def run(args: argparse.Namespace, arguments: list[str]) -> None:
         "device": name,
         "torch": torch.__version__,
         "dtype": str(dtype).removeprefix("torch."),
+        "processes": 1 if rank is None else rank.size,
         "weights": args.weights,
         "model": args.model or f"{args.shapes} (random weights, {config.num_hidden_layers} layers)",
+        "weights_gib": bench.weight_bytes / measures.GIB,
         "document_tokens": bench.n_tokens,
         "compiled": compiled,
         "settings": vars(settings),
@@ -160,7 +164,9 @@ def run(args: argparse.Namespace, arguments: list[str]) -> None:
         measures.whole_run(bench, changes)  # warms up; as theirs, at full length, for which cuDNN makes its plans
         runs[label] = measures.whole_run(bench, changes, questions=1 if changes == {"margin_window": 1} else 2)
         say_run(label, runs[label])
-    if args.weights != "float":
+    if rank is not None:
+        rank.finish()
+    if args.weights != "float" or rank is not None:
         args.no_transformers = True  # which cannot compute on these weights
     if not args.no_transformers and not find_spec("transformers"):
         say("transformers is not installed, so the comparison with it is left out: pip install -e '.[test]'")
@@ -172,9 +178,9 @@ def run(args: argparse.Namespace, arguments: list[str]) -> None:
             runs[f"transformers {transformers.__version__}, {label}"] = seconds
             say_run(f"transformers, {label}", seconds)
     say_ratios(runs)
-    if args.json:
+    if args.json and FIRST:
         Path(args.json).write_text(json.dumps(results, indent=1, default=str) + "\n")
-    if args.plot:
+    if args.plot and FIRST:
         plot(results, args.plot)
 
 
@@ -264,4 +270,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from cli.weights_bar import WeightsBar
@@ -26,6 +27,9 @@ from wim.loop import WiM
 from wim.settings import Settings
 from wim.verdict import Classifier
 
+if TYPE_CHECKING:
+    from model.parallel import Rank
+
 GIB = 2**30
 CEILING_SIZES = {"cuda": (4 * GIB, 8192), "other": (GIB // 4, 1024)}  # bytes to copy, side of the matrices
 
@@ -41,6 +45,7 @@ class Bench:
     settings: Settings
     n_tokens: int  # of the document
     capacity: int = 0  # of all caches, at least: cuDNN plans its attention anew for each size of cache, which takes 0.3 s
+    rank: Rank | None = None  # of several processes that share the model
 
     @property
     def weight_bytes(self) -> int:
@@ -62,7 +67,7 @@ class Bench:
         return self.session_of(max(plan.capacity, self.capacity))
 
     def session_of(self, capacity: int) -> Session:
-        return Session(self.model, capacity)
+        return Session(self.model, capacity) if self.rank is None else self.rank.session(self.model, capacity)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -219,18 +224,22 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     weights: str,
+    rank: Rank | None = None,
 ) -> CausalLM:
-    """The model of a checkpoint, or one with random weights. Raises InputError where it has no room beside its cache."""
-    n_bytes, free = count_bytes(config, dtype, weights), free_bytes(device)
-    cache = capacity * KVCache.bytes_per_token(config, dtype)
+    """The model of a checkpoint, or one with random weights. Raises InputError where it has no room beside its cache.
+
+    rank: its part only
+    """
+    n_bytes, free = count_bytes(config, dtype, weights, rank), free_bytes(device)
+    cache = capacity * KVCache.bytes_per_token(config if rank is None else rank.share(config), dtype)
     if free is not None and n_bytes + cache > free:
         raise InputError(
             f"The weights take {n_bytes / GIB:.1f} GiB, a cache of {capacity} positions {cache / GIB:.1f} GiB, and "
             f"{free / GIB:.1f} GiB are free on {device}; take a larger device, smaller shapes or fewer --tokens."
         )
     if checkpoint is not None:
-        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar(), weights)
-    model = empty_model(config, dtype, weights).to_empty(device=device).requires_grad_(False).eval()
+        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar(), weights, rank)
+    model = empty_model(config, dtype, weights, rank).to_empty(device=device).requires_grad_(False).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.is_floating_point():
