@@ -126,7 +126,8 @@ class GraphDecoder:
             self.rows.slots.copy_(slots)
             if torch.cuda.mem_get_info(self.device)[0] < CAPTURE_BYTES:
                 torch.cuda.empty_cache()  # waits for the device; a capture cannot take back what is only kept for later
-            graph.capture_begin()
+            # Other threads, such as those that watch over exchanges between cards, may ask the device something meanwhile.
+            graph.capture_begin(capture_error_mode="thread_local")
             try:
                 self.logits = self._step()
             finally:

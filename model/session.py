@@ -145,12 +145,16 @@ class Session:
         both_ends = [end for end in ends for _ in range(2)]
         branches = AttentionMass(self.cache, both_ends, pads, len(padded[0]), slots, borders)
         self.model(self._tensor(padded), branches)
-        return [more.amax(dim=0).tolist() for more in branches.more]
+        return [self._over_heads(more).amax(dim=0).tolist() for more in branches.more]
 
     def _read_branches(self, ends: Sequence[int], prompts: Rows, max_tokens: int) -> tuple[Tensor, Branches]:
         pads, padded = padded_on_the_left(prompts)
         branches = Branches(self.cache, list(ends), pads, len(padded[0]) + max_tokens)
         return checked(self.model(self._tensor(padded), branches)[:, -1]), branches
+
+    def _over_heads(self, sums: Tensor) -> Tensor:
+        """Sums over the heads that this session has, over all heads: the same, where it has all of them."""
+        return sums
 
     def _decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         if self.use_graphs:

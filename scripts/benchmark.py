@@ -3,6 +3,7 @@
     python scripts/benchmark.py                              Llama-3.1-8B shapes on a GPU; the demo checkpoint on a CPU
     python scripts/benchmark.py --shapes qwen2-7b --json qwen2.json
     python scripts/benchmark.py --model FOLDER               a real checkpoint
+    torchrun --nproc-per-node 2 scripts/benchmark.py         one model over two cards, without transformers
 
 Weights are random unless --model is given: nothing is downloaded. Every margin is written at full length and judged
 relevant, which is the dearest case. With transformers installed, its plain prompt and the published loop on its cache are
@@ -17,7 +18,6 @@ import json
 import platform
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,10 +25,13 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import cli.start  # noqa: F401  (before torch)
 import torch
 from cli.options import Parser, exit_code, parse_window
+from cli.ranks import join, leave
+from cli.start import FIRST
 from cli.weights_bar import WeightsBar
 from evaluation.plot import check_plot
 from transformers_baseline import TransformersBaseline
@@ -40,7 +43,7 @@ from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
 from weights.config import read_model_config
-from weights.device import check_compile, free_bytes, peak_bytes, pick_device, pick_dtype
+from weights.device import check_compile, free_bytes, peak_bytes, pick_dtype
 from wim.budget import Plan, make_plan
 from wim.chunks import Chunk, Sentence
 from wim.events import Done, MarginToken
@@ -48,6 +51,9 @@ from wim.loop import WiM
 from wim.prompts import Prompts
 from wim.settings import Settings
 from wim.verdict import Classifier
+
+if TYPE_CHECKING:
+    from model.parallel import Rank
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -66,6 +72,20 @@ SHAPES = {
         "intermediate_size": 14336,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_theta": 500000.0,
+        "rope_scaling": LLAMA3_ROPE,
+        "rms_norm_eps": 1e-5,
+    },
+    "llama-3.1-70b": {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 128256,
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
         "num_key_value_heads": 8,
         "max_position_embeddings": 131072,
         "rope_theta": 500000.0,
@@ -165,6 +185,7 @@ class Bench:
     settings: Settings
     n_tokens: int  # of the document
     capacity: int = 0  # of all caches, at least: cuDNN plans its attention anew for each size of cache, which takes 0.3 s
+    rank: Rank | None = None  # of several processes that share the model
 
     @property
     def weight_bytes(self) -> int:
@@ -183,7 +204,10 @@ class Bench:
 
     def session(self, plan: Plan) -> Session:
         self.model.set_max_length(plan.longest)
-        return Session(self.model, max(plan.capacity, self.capacity))
+        return self.session_of(max(plan.capacity, self.capacity))
+
+    def session_of(self, capacity: int) -> Session:
+        return Session(self.model, capacity) if self.rank is None else self.rank.session(self.model, capacity)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -274,7 +298,7 @@ def whole_run(bench: Bench, changes: dict[str, object], questions: int = 1) -> d
     plan = bench.plan(**changes)
     session, classifier = bench.session(plan), None
     if plan.verdict_capacity:
-        classifier = Classifier(Session(bench.model, plan.verdict_capacity), plan.classifier_prompts)
+        classifier = Classifier(bench.session_of(plan.verdict_capacity), plan.classifier_prompts)
     wim = WiM(plan, session, classifier)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -331,18 +355,22 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     weights: str,
+    rank: Rank | None = None,
 ) -> CausalLM:
-    """The model of a checkpoint, or one with random weights. Raises InputError where it has no room beside its cache."""
-    n_bytes, free = count_bytes(config, dtype, weights), free_bytes(device)
-    cache = capacity * KVCache.bytes_per_token(config, dtype)
+    """The model of a checkpoint, or one with random weights. Raises InputError where it has no room beside its cache.
+
+    rank: its part only
+    """
+    n_bytes, free = count_bytes(config, dtype, weights, rank), free_bytes(device)
+    cache = capacity * KVCache.bytes_per_token(config if rank is None else rank.share(config), dtype)
     if free is not None and n_bytes + cache > free:
         raise InputError(
             f"The weights take {n_bytes / GIB:.1f} GiB, a cache of {capacity} positions {cache / GIB:.1f} GiB, and "
             f"{free / GIB:.1f} GiB are free on {device}; take a larger device, smaller shapes or fewer --tokens."
         )
     if checkpoint is not None:
-        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar(), weights)
-    model = empty_model(config, dtype, weights).to_empty(device=device).requires_grad_(False).eval()
+        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar(), weights, rank)
+    model = empty_model(config, dtype, weights, rank).to_empty(device=device).requires_grad_(False).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -358,6 +386,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--shapes", choices=list(SHAPES), default=None, help="random weights in these shapes")
+    add("--layers", type=int, help="of the shapes, so many layers instead of all")
     add("--model", metavar="FOLDER_OR_ID", help="a real checkpoint instead")
     add("--tokens", type=int, help="of the document (default: 65536 on a GPU, 4096 elsewhere)")
     add("--chunk-tokens", type=int, help="default: 4096 on a GPU, 256 elsewhere")
@@ -376,7 +405,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    device = pick_device(args.device)
+    device, rank = join(args.device)
     dtype, cuda = pick_dtype(args.dtype, device), device.type == "cuda"
     check_compile(args.compile, device)
     if not args.model and not args.shapes:
@@ -399,22 +428,27 @@ def run(args: argparse.Namespace) -> None:
     to_run = {"llm": {"pattern": "llm"}, "underlined": {"margins": "underlined"}}
     to_run |= {f"wim, window {text}": {"margin_window": window} for text, window in windows.items()}
     checkpoint = Checkpoint.open(args.model) if args.model else None
-    published = SHAPES[args.shapes] if checkpoint is None else json.loads((checkpoint.folder / "config.json").read_text())
+    layers = {} if args.layers is None else {"num_hidden_layers": args.layers}
+    published = (
+        SHAPES[args.shapes] | layers if checkpoint is None else json.loads((checkpoint.folder / "config.json").read_text())
+    )
     config = read_model_config(published) if checkpoint is None else checkpoint.config
     plans = [random_plan(config, replace(settings, **changes), n_tokens) for changes in to_run.values()]
     capacity = max(plan.capacity for plan in plans)
-    model = load(checkpoint, config, capacity, device, dtype, args.weights)
+    model = load(checkpoint, config, capacity, device, dtype, args.weights, rank)
     if args.compile:
         model.compile_layers()
-    bench = Bench(model, published, device, dtype, settings, n_tokens, capacity)
+    bench = Bench(model, published, device, dtype, settings, n_tokens, capacity, rank)
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.processor() or platform.machine()} CPU"
     results: dict = {
         "date": time.strftime("%Y-%m-%d"),
         "device": name,
         "torch": torch.__version__,
         "dtype": str(dtype).removeprefix("torch."),
+        "processes": 1 if rank is None else rank.size,
         "weights": args.weights,
-        "model": args.model or f"{args.shapes} (random weights)",
+        "model": args.model or f"{args.shapes} (random weights, {config.num_hidden_layers} layers)",
+        "weights_gib": bench.weight_bytes / GIB,
         "document_tokens": bench.n_tokens,
         "compiled": args.compile,
         "settings": vars(settings),
@@ -440,7 +474,9 @@ def run(args: argparse.Namespace) -> None:
         whole_run(bench, changes)  # warms up; as theirs, at full length, for which cuDNN makes its plans
         runs[label] = whole_run(bench, changes, questions=1 if changes == {"margin_window": 1} else 2)
         say_run(label, runs[label])
-    if args.weights != "float":
+    if rank is not None:
+        rank.finish()
+    if args.weights != "float" or rank is not None:
         args.no_transformers = True  # which cannot compute on these weights
     if not args.no_transformers and not find_spec("transformers"):
         say("transformers is not installed, so the comparison with it is left out: pip install -e '.[test]'")
@@ -452,9 +488,9 @@ def run(args: argparse.Namespace) -> None:
             runs[f"transformers {transformers.__version__}, {label}"] = seconds
             say_run(f"transformers, {label}", seconds)
         say_ratios(runs)
-    if args.json:
+    if args.json and FIRST:
         Path(args.json).write_text(json.dumps(results, indent=1, default=str) + "\n")
-    if args.plot:
+    if args.plot and FIRST:
         plot(results, args.plot)
 
 
@@ -506,4 +542,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

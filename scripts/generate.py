@@ -4,6 +4,7 @@
     python scripts/generate.py --model meta-llama/Llama-3.1-8B-Instruct --context book.txt --query "Who …?"
     pdftotext paper.pdf - | python scripts/generate.py --query "What …?"
     python scripts/generate.py --interactive                        further questions, and changes to the notes
+    torchrun --nproc-per-node 2 scripts/generate.py --model …       one model over two cards
 
 The answer goes to stdout, everything else to stderr. At Ctrl-C the model reads no further chunk and answers from what it
 has read; a second one, or one during the answer, quits. With --interactive each comes back to the prompt.
@@ -35,9 +36,10 @@ from cli.options import (
     reading_settings,
 )
 from cli.prompt import Prompt, with_room
+from cli.ranks import join, leave, stepping
 from cli.record import Record
 from cli.sources import Sources
-from cli.start import clear, loading_libraries, say
+from cli.start import FIRST, SHARED, clear, loading_libraries, say
 from cli.terminal import printable
 from cli.weights_bar import WeightsBar
 from report import Recorder, check_report, write_report
@@ -111,6 +113,10 @@ def check_wishes(args: argparse.Namespace) -> None:
         raise InputError("--json is for a run without a person; leave it out, and /save writes the same from the prompt.")
     if args.interactive and args.pattern == "rag":
         raise InputError("--interactive asks a document many questions, and --pattern rag reads it anew for each; use wim.")
+    if SHARED and (args.interactive or args.review):
+        raise InputError(
+            "--interactive and --review are for one process, as torchrun ends all of them at Ctrl-C; give several --query."
+        )
     if args.review and args.pattern != "wim":
         raise InputError(f"--review is about margins, and --pattern {args.pattern} has none; use wim.")
 
@@ -118,19 +124,21 @@ def check_wishes(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     check_options(args, args.pattern)
     check_wishes(args)
-    document, queries, target = read_input(args)
+    document, queries, target = read_input(args) if FIRST else (None, [], None)
     for query in queries:
         if not query.strip():
             raise InputError("The question is empty; give a text with --query.")
-    if args.report is not None:
+    if args.report is not None and FIRST:
         check_report(args.report, args.context or [])
     if args.interactive or args.review:
         take_lines(document.piped)
     with loading_libraries():
-        from weights.device import peak_bytes, pick_device, pick_dtype
+        from weights.device import peak_bytes, pick_dtype
         from wim import open_document
 
-    device = pick_device(args.device)
+    device, rank = join(args.device)
+    if rank is not None:
+        document, queries, target = rank.agreed((document, queries, target))
     checkpoint, classifier = open_checkpoints(args)
     settings, prompts = reading_settings(args, checkpoint, args.pattern), reading_prompts(args, checkpoint)
     dtype = pick_dtype(args.dtype, device)
@@ -149,13 +157,15 @@ def run(args: argparse.Namespace) -> None:
             progress=WeightsBar() if sys.stderr.isatty() else None,
             compiled=args.compile,
             weights=args.weights,
+            rank=rank,
         )
 
     wim, room = with_room(opened, queries, checkpoint.tokenizer) if args.interactive else (opened(queries), 0)
     clear()
     size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
     kept = " with int8 weights" if args.weights == "int8" else ""
-    where = f"{checkpoint.name} on {device}, {str(dtype).removeprefix('torch.')}{kept}"
+    places = device if rank is None else f"{rank.size} x {device.type}"
+    where = f"{checkpoint.name} on {places}, {str(dtype).removeprefix('torch.')}{kept}"
     print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
     for sentence in wim.plan.shortages():
         print(sentence, file=sys.stderr)
@@ -166,6 +176,7 @@ def run(args: argparse.Namespace) -> None:
             "model": checkpoint.name,
             "classifier": args.classifier,
             "device": str(device),
+            "processes": 1 if rank is None else rank.size,
             "dtype": str(dtype).removeprefix("torch."),
             "weights": args.weights,
             "document_tokens": wim.plan.document_tokens,
@@ -175,8 +186,9 @@ def run(args: argparse.Namespace) -> None:
         }
 
     record = Record(Sources(document, wim.plan.chunks), about)
-    answered = None if args.report is None else partial(write_report, args.report, document=document, model=where)
-    asking = Asking(wim, record, answers=not args.json, through=Recorder(wim, answered).follow)
+    answered = partial(write_report, args.report, document=document, model=where) if args.report and FIRST else None
+    recorder, (stop, in_step) = Recorder(wim, answered), stepping(wim, rank)
+    asking = Asking(wim, record, not args.json, stop, lambda query, events: recorder.follow(query, in_step(events)))
     prompt, asked = Prompt(asking, record, room), None
     with ctrl_c_unseen(), on_ctrl_c(unheeded if args.interactive else signal.default_int_handler):
         for query in queries:
@@ -185,6 +197,8 @@ def run(args: argparse.Namespace) -> None:
             print(f"target: {printable(target)}", file=sys.stderr)
         if args.interactive:
             prompt.run(asked)
+    if rank is not None:
+        rank.finish()
     if args.json:
         print(record.json(ascii_only=(sys.stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")))
 
@@ -195,4 +209,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -6,10 +6,14 @@ to, which are the project's own tests, and says in words what does not hold yet.
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the models of the tests are too small to share among threads
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")

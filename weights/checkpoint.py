@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,6 +22,9 @@ from weights.quantised import refuse_quantised
 from weights.safetensors_loader import Progress, load_weights
 from weights.text.chat import ChatFormat
 from weights.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from model.parallel import Rank
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,9 @@ class Checkpoint:
         """Sent to another process, it is opened there anew: a compiled chat template cannot be pickled."""
         return Checkpoint.open, (self.name, self.revision)
 
-    def weight_bytes(self, dtype: torch.dtype, weights: str = "float") -> int:
+    def weight_bytes(self, dtype: torch.dtype, weights: str = "float", rank: Rank | None = None) -> int:
         """Bytes of the parameters, as `load_model` has them, tied ones counted once. Needs no weight file."""
-        return count_bytes(self.config, dtype, weights)
+        return count_bytes(self.config, dtype, weights, rank)
 
     def load_model(
         self,
@@ -75,17 +79,20 @@ class Checkpoint:
         max_length: int,
         progress: Progress | None = None,
         weights: str = "float",
+        rank: Rank | None = None,
     ) -> nn.Module:
         """Find or download the weights and load them; the model comes back ready for inference.
 
         max_length: how many positions the run will use at most; LongRoPE chooses its factors by it
         progress: told (bytes read, bytes in all) while the weights come in
         weights: "int8" for the matrices of the layers as integers (model/int8.py); `dtype` is what is computed in
+        rank: only its part of the model (model/parallel.py)
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)
-        model = empty_model(self.config, dtype, weights)
-        load_weights(model, folder, device=device, dtype=dtype, progress=progress)
+        model = empty_model(self.config, dtype, weights, rank)
+        cuts = None if rank is None else rank.cuts(self.config)
+        load_weights(model, folder, device=device, dtype=dtype, progress=progress, cuts=cuts)
         model.eval().requires_grad_(False)
         model.fuse_weights()
         model.set_max_length(max_length)

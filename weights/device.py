@@ -30,6 +30,25 @@ def pick_device(name: str | None = None) -> torch.device:
     return device
 
 
+def own_device(name: str | None, rank: int, size: int) -> torch.device:
+    """For process `rank` of the `size` that share a model on this machine: a CUDA card of its own, or the CPU for all.
+
+    name: as for pick_device, without a number
+    Raises InputError for another kind of device, and for fewer cards than processes.
+    """
+    device = pick_device(name)
+    if device.type not in ("cuda", "cpu") or device.index is not None:
+        raise InputError(f"{size} processes cannot share a model on {device}; give --device cuda or --device cpu.")
+    if device.type == "cpu":
+        return device
+    if size > (n_cards := torch.cuda.device_count()):
+        raise InputError(
+            f"{size} processes want a card each, and this machine has {n_cards}; start as many as it has, or give "
+            "--device cpu."
+        )
+    return torch.device("cuda", rank)
+
+
 def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """The named dtype, or bfloat16 where the device computes in it and float32 elsewhere.
 

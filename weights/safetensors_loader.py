@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +23,9 @@ from torch import nn
 from model.errors import InputError, reason, shown
 from model.int8 import Int8Linear
 from weights.files import ADAPTER, INDEX, LFS_POINTER, SINGLE, is_there, read_bytes, weight_files
+
+if TYPE_CHECKING:
+    from model.parallel import Cut
 
 # Told (bytes read so far, bytes in all) as weights come in.
 Progress = Callable[[int, int], None]
@@ -50,11 +55,33 @@ class Stored:
     def bytes(self) -> int:
         return torch.Size(self.shape).numel() * FLOATS[self.dtype].itemsize
 
+    def shape_of(self, cut: Cut | None) -> tuple[int, ...]:
+        """The shape of a part; None is the whole."""
+        if cut is None:
+            return self.shape
+        return (*self.shape[: cut.dim], sum(map(len, cut.ranges)), *self.shape[cut.dim + 1 :])
+
+    def spans(self, cut: Cut | None) -> Iterator[tuple[int, int]]:
+        """Where the part stands in the file: [first, end) of elements that follow each other, in the part's own order."""
+        if cut is None:
+            yield 0, torch.Size(self.shape).numel()
+            return
+        inner = torch.Size(self.shape[cut.dim + 1 :]).numel()
+        for outer in range(torch.Size(self.shape[: cut.dim]).numel()):
+            for part in cut.ranges:
+                yield (outer * cut.size + part.start) * inner, (outer * cut.size + part.stop) * inner
+
 
 @torch.inference_mode(False)  # which other threads would not share
 @torch.no_grad()
 def load_weights(
-    model: nn.Module, folder: Path, *, device: torch.device | str, dtype: torch.dtype, progress: Progress | None = None
+    model: nn.Module,
+    folder: Path,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+    cuts: Mapping[str, Cut] | None = None,
 ) -> None:
     """Give every parameter of `model` its values from `folder`, on `device`, in `dtype`.
 
@@ -62,6 +89,7 @@ def load_weights(
         they are stored with different values: then each gets its own, as in transformers 5. The weight of an Int8Linear is
         quantised when it has been read, on the device; so only one matrix at a time stands there in `dtype`
     progress: told (bytes read, bytes in all) at the start and after each tensor
+    cuts: which part of a tensor the parameter of that name takes (model/parallel.py), where not all; no more is read
     Raises InputError, before any tensor is read, for files that are absent, damaged or not safetensors, and for tensors
     that are missing, unexpected or of another shape.
 
@@ -69,19 +97,20 @@ def load_weights(
     and READERS * PIECE bytes; tied tensors that are stored twice take one more.
     """
     stored = read_headers(Path(folder))
-    sources = _match(model, stored, Path(folder))
+    cuts = cuts or {}
+    sources = _match(model, stored, Path(folder), cuts)
     read, total = 0, sum(stored[name].bytes for name in sources)
     report = progress or (lambda read, total: None)
     report(0, total)
-    with Pieces(torch.device(device), dtype) as pieces:
+    with Pieces(torch.device(device), dtype) as reader:
         for name in sorted(sources, key=lambda name: (stored[name].file, stored[name].start)):
-            _assign(model, sources[name], nn.Parameter(pieces.read(stored[name]), requires_grad=False))
+            _assign(model, sources[name], nn.Parameter(reader.read(stored[name], cuts.get(name)), requires_grad=False))
             read += stored[name].bytes
             report(read, total)
         for name, names in sources.items():
             for other in names:
                 if other in stored and other != name:
-                    value = pieces.read(stored[other])
+                    value = reader.read(stored[other], cuts.get(other))
                     if not torch.equal(value, model.get_parameter(name)):
                         _assign(model, [other], nn.Parameter(value, requires_grad=False))
 
@@ -105,28 +134,34 @@ class Pieces:
     def __exit__(self, *error: object) -> None:
         self.threads.shutdown()
 
-    def read(self, stored: Stored) -> torch.Tensor:
-        """The tensor, in memory of its own. Raises InputError when the file has become shorter or cannot be read."""
-        value = torch.empty(stored.shape, dtype=self.dtype, device=self.device)
-        flat, step = value.view(-1), PIECE // FLOATS[stored.dtype].itemsize
-        for _ in self.threads.map(lambda at: self._fill(stored, flat[at : at + step], at), range(0, len(flat), step)):
+    def read(self, stored: Stored, cut: Cut | None = None) -> torch.Tensor:
+        """The tensor, or a part of it, in memory of its own.
+
+        Raises InputError when the file has become shorter or cannot be read.
+        """
+        value = torch.empty(stored.shape_of(cut), dtype=self.dtype, device=self.device)
+        step = PIECE // FLOATS[stored.dtype].itemsize
+        places = value.view(-1).split(step)
+        for _ in self.threads.map(partial(self._fill, stored), places, pieces(stored.spans(cut), step)):
             pass
         return value
 
-    def _fill(self, stored: Stored, place: torch.Tensor, at: int) -> None:
-        """Read the elements from `at` on into `place`."""
+    def _fill(self, stored: Stored, place: torch.Tensor, spans: list[tuple[int, int]]) -> None:
+        """Read spans of elements into `place`, one after the other."""
         dtype = FLOATS[stored.dtype]
         in_place = self.device.type == "cpu" and self.dtype == dtype
         raw = place.view(torch.uint8) if in_place else self._buffer()[: len(place) * dtype.itemsize]
-        left, start = memoryview(raw.numpy()), stored.start + at * dtype.itemsize
+        left = memoryview(raw.numpy())
         try:
             with stored.file.open("rb", buffering=0) as file:
-                file.seek(start)
-                while left:
-                    n = file.readinto(left)
-                    if not n:
-                        raise InputError(f"{stored.file} has become shorter while it was read; load it again.")
-                    left = left[n:]
+                for first, end in spans:
+                    file.seek(stored.start + first * dtype.itemsize)
+                    span, left = left[: (end - first) * dtype.itemsize], left[(end - first) * dtype.itemsize :]
+                    while span:
+                        n = file.readinto(span)
+                        if not n:
+                            raise InputError(f"{stored.file} has become shorter while it was read; load it again.")
+                        span = span[n:]
         except OSError as error:
             raise InputError(f"{stored.file} cannot be read ({reason(error)}); check the disk it is on.") from None
         if not in_place:
@@ -136,6 +171,21 @@ class Pieces:
         if not hasattr(self.own, "buffer"):
             self.own.buffer = torch.empty(PIECE, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         return self.own.buffer
+
+
+def pieces(spans: Iterable[tuple[int, int]], most: int) -> Iterator[list[tuple[int, int]]]:
+    """The same spans, cut and put together so that each list has `most` elements, but for the last."""
+    piece, room = [], most
+    for first, end in spans:
+        while first < end:
+            n = min(end - first, room)
+            piece.append((first, first + n))
+            first, room = first + n, room - n
+            if not room:
+                yield piece
+                piece, room = [], most
+    if piece:
+        yield piece
 
 
 def read_headers(folder: Path) -> dict[str, Stored]:
@@ -196,7 +246,7 @@ def _absent(folder: Path, name: str) -> str:
     )
 
 
-def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> dict[str, list[str]]:
+def _match(model: nn.Module, stored: dict[str, Stored], folder: Path, cuts: Mapping[str, Cut]) -> dict[str, list[str]]:
     """Which parameters each stored tensor goes to: {stored name: [parameter names that share it]}."""
     shared: dict[int, list[str]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -206,6 +256,8 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> dict[st
             continue
         shared.setdefault(id(parameter), []).append(name)
         shapes[name] = tuple(parameter.shape)
+        if (cut := cuts.get(name)) is not None:
+            shapes[name] = (*shapes[name][: cut.dim], cut.size, *shapes[name][cut.dim + 1 :])
 
     sources: dict[str, list[str]] = {}
     missing: list[str] = []
@@ -216,7 +268,7 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path) -> dict[st
             missing.append(names[0])
         else:
             sources[source] = names
-    unexpected = [name for name in stored if name not in shapes and not DERIVED.search(name)]
+    unexpected = [name for name in stored if name not in shapes and name not in cuts and not DERIVED.search(name)]
     wanted = [name for names in sources.values() for name in names if name in stored]
     misshapen = [
         f"{name} (the file has {list(stored[name].shape)}, config.json asks for {list(shapes[name])})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from model.session import PREFILL_TOKENS, Session
 from weights.checkpoint import Checkpoint
 from weights.device import check_compile, free_bytes
 from weights.safetensors_loader import Progress
+
+if TYPE_CHECKING:
+    from model.parallel import Rank
 
 GIB = 2**30
 
@@ -43,6 +47,7 @@ class Sessions:
     progress: see Checkpoint.load_model
     compiled: see CausalLM.compile_layers
     weights: see Checkpoint.load_model
+    rank: which part of each model is this process's (model/parallel.py); None for all
     Raises InputError for `compiled` on another device than CUDA.
     """
 
@@ -53,9 +58,11 @@ class Sessions:
         progress: Progress | None = None,
         compiled: bool = False,
         weights: str = "float",
+        rank: Rank | None = None,
     ):
         check_compile(compiled, device)
-        self.device, self.dtype, self.progress, self.compiled, self.weights = device, dtype, progress, compiled, weights
+        self.device, self.dtype, self.progress, self.compiled = device, dtype, progress, compiled
+        self.weights, self.rank = weights, rank
         self._models: dict[str, nn.Module] = {}  # by folder
         self._lengths: dict[str, int] = {}  # by folder: the length that the model's rotary frequencies are for
         self._sessions: dict[str, Session] = {}  # by role
@@ -69,7 +76,9 @@ class Sessions:
         if free is not None:
             free += sum(session.cache.nbytes for session in self._sessions.values())
             free += sum(weight.nbytes for model in self._models.values() for weight in model.parameters())
-        needed = needed_bytes(wanted, self.dtype, self.weights)
+        needed = needed_bytes(wanted, self.dtype, self.weights, self.rank)
+        if self.rank is not None and free is not None:
+            free = self.rank.least(free)  # all or none have room
         if free is not None and sum(needed.values()) > free:
             weights, cache, work = (f"{needed[name] / GIB:.1f} GiB" for name in ("weights", "cache", "work"))
             raise InputError(
@@ -82,7 +91,8 @@ class Sessions:
         """A session with an empty cache of at least the wanted capacity. The one before of its role is over."""
         folder = str(wanted.checkpoint.folder)
         if folder not in self._models:
-            model = wanted.checkpoint.load_model(self.device, self.dtype, wanted.longest, self.progress, self.weights)
+            place = (self.device, self.dtype, wanted.longest, self.progress, self.weights, self.rank)
+            model = wanted.checkpoint.load_model(*place)
             if self.compiled:
                 model.compile_layers()
             self._models[folder] = model
@@ -96,7 +106,8 @@ class Sessions:
             # Given back before a larger one is allocated; some spare room, as the next document may be longer still.
             session, capacity = None, capacity + capacity // 8
         if session is None:
-            session = Session(self._models[folder], capacity)
+            model = self._models[folder]
+            session = Session(model, capacity) if self.rank is None else self.rank.session(model, capacity)
         session.rollback(0)
         self._sessions[wanted.role] = session
         return session
@@ -108,18 +119,23 @@ def same_rotation(config: ModelConfig, first: int, second: int) -> bool:
     return config.rope.rope_type != "longrope" or (first > original) == (second > original)
 
 
-def needed_bytes(wanted: Sequence[Wanted], dtype: torch.dtype, weights: str = "float") -> dict[str, int]:
-    """Bytes on the device: weights, caches, and an estimate of the room to work in."""
+def needed_bytes(
+    wanted: Sequence[Wanted], dtype: torch.dtype, weights: str = "float", rank: Rank | None = None
+) -> dict[str, int]:
+    """Bytes on the device: weights, caches, and an estimate of the room to work in; of a rank's part, if one is given."""
     checkpoints = {each.checkpoint.folder: each.checkpoint for each in wanted}.values()
-    held = sum(checkpoint.weight_bytes(dtype, weights) for checkpoint in checkpoints)
-    cache = sum(each.capacity * KVCache.bytes_per_token(each.checkpoint.config, dtype) for each in wanted)
-    work = max(_work_bytes(each, dtype) for each in wanted)
+    held = sum(checkpoint.weight_bytes(dtype, weights, rank) for checkpoint in checkpoints)
+    cache = sum(each.capacity * KVCache.bytes_per_token(_share(each.checkpoint.config, rank), dtype) for each in wanted)
+    work = max(_work_bytes(each, _share(each.checkpoint.config, rank), dtype) for each in wanted)
     return {"weights": held, "cache": cache, "work": work}
 
 
-def _work_bytes(wanted: Wanted, dtype: torch.dtype) -> int:
+def _share(config: ModelConfig, rank: Rank | None) -> ModelConfig:
+    return config if rank is None else rank.share(config)
+
+
+def _work_bytes(wanted: Wanted, config: ModelConfig, dtype: torch.dtype) -> int:
     # The widest moment of a layer: some copies of the hidden states, and the MLP's gate, up and their product.
-    config = wanted.checkpoint.config
     width = 8 * config.hidden_size + 3 * config.intermediate_size
     n_tokens = max(min(wanted.longest, PREFILL_TOKENS), wanted.together)
     return n_tokens * width * dtype.itemsize + config.vocab_size * 4

@@ -5,6 +5,8 @@ What cannot work is said in a sentence before gigabytes are read.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from model import InputError
@@ -16,6 +18,9 @@ from wim.loop import WiM
 from wim.prompts import Prompts
 from wim.settings import Settings
 from wim.verdict import Classifier
+
+if TYPE_CHECKING:
+    from model.parallel import Rank
 
 
 def open_document(
@@ -31,17 +36,18 @@ def open_document(
     progress: Progress | None = None,
     compiled: bool = False,
     weights: str = "float",
+    rank: Rank | None = None,
 ) -> WiM:
     """Plan a run over one document, check the room it needs, load the weights and allocate the caches.
 
     queries: all that will be asked; the room is computed for the largest
     prompts: None for those that the checkpoint's folder brings, or the project's own
     classifier: judges margins; may be `checkpoint` itself, which then serves both with one copy of its weights
-    device, dtype, progress, compiled, weights: see weights.sessions.Sessions
+    device, dtype, progress, compiled, weights, rank: see weights.sessions.Sessions
     Raises InputError for whatever does not fit.
     """
     plan = make_plan(checkpoint, document, queries, settings, prompts, classifier)
-    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled, weights)).open(plan)
+    return Reader(checkpoint, classifier, Sessions(device, dtype, progress, compiled, weights, rank)).open(plan)
 
 
 class Reader:

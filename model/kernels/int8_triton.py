@@ -1,7 +1,8 @@
 """The kernels of model/kernels/int8_product.py, in triton. This module imports it: import it only where there is one.
 
-All of them read the matrix once. Integers become floats by way of bfloat16, which holds -127 to 127 exactly: triton does
-that by moving bits, while the instruction that makes a float32 of an int8 does few at a time.
+All of them read the matrix once. For one row, integers become float32 directly, which took 77 microseconds for a layer of
+Llama-3.1-8B, timed in a copy without bias and masks. By way of bfloat16, which triton makes by moving bits, it was 81 (one
+H200, PyTorch 2.11, 2026-11-28).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _one_row(x, weight, scale, bias, out, n_inputs, HAS_BIAS: tl.constexpr, WHOL
         else:
             is_input = inputs < n_inputs
             w, a = tl.load(weight + inputs, mask=is_input, other=0), tl.load(x + inputs, mask=is_input, other=0)
-        products = w.to(tl.bfloat16).to(tl.float32) * a.to(tl.float32)
+        products = w.to(tl.float32) * a.to(tl.float32)
         sums += tl.sum(tl.reshape(products, (INPUTS // LOAD, LOAD)), axis=1)  # each thread its own: few registers
     y = tl.sum(sums) * tl.load(scale + output)
     if HAS_BIAS:
@@ -94,5 +95,6 @@ def _expand(weight, scale, out, n_inputs, INPUTS: tl.constexpr):
     output = tl.program_id(0)
     inputs = tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
     at, is_input = output.to(tl.int64) * n_inputs + inputs, inputs < n_inputs
+    # By way of bfloat16, which holds -127 to 127 exactly; directly was not measured here.
     w = tl.load(weight + at, mask=is_input, other=0).to(tl.bfloat16).to(tl.float32) * tl.load(scale + output)
     tl.store(out + at, w.to(out.dtype.element_ty), mask=is_input)

@@ -43,11 +43,20 @@ class Asking:
 
     record: gets each answer; its sources say where margins stand
     answers: whether to print the answer
+    stop: stops the reading; None for wim.stop
     through: what the events of each question pass through
     """
 
-    def __init__(self, wim: WiM, record: Record, answers: bool = True, through: Through = lambda query, events: events):
+    def __init__(
+        self,
+        wim: WiM,
+        record: Record,
+        answers: bool = True,
+        stop: Callable[[], object] | None = None,
+        through: Through = lambda query, events: events,
+    ):
         self.wim, self.record, self.answers, self.through = wim, record, answers, through
+        self.stop = stop or wim.stop
 
     def ask(self, query: str, *, returns: bool = False, review: Review | None = None) -> Asked:
         """Answer a question.
@@ -143,5 +152,5 @@ class CtrlC:
         if self.asking.is_read():
             self.terminal.note("The document is read, and the answer follows. Ctrl-C again quits.")
         else:
-            self.asking.wim.stop()
+            self.asking.stop()
             self.terminal.note("Reading stops after this chunk, and the answer follows. Ctrl-C again quits.")

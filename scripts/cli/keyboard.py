@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cli.start import FIRST
 from model.errors import InputError
 
 try:
@@ -97,6 +98,9 @@ def unheeded(signum: int, frame: object) -> None:
 
 @contextmanager
 def on_ctrl_c(handler: Callable) -> Iterator[None]:
+    if not FIRST:  # of several processes the first heeds it
+        yield
+        return
     previous = signal.signal(signal.SIGINT, handler)
     try:
         yield

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from texts import read_text
 
+from cli.ranks import tell_once
 from cli.start import begun, clear, is_script, say
 from cli.terminal import printable
 from model import InputError
@@ -219,7 +220,7 @@ def _exit_code(work: Callable[[], object], interrupted: str) -> int:
         sys.stdout.flush()
     except InputError as error:
         clear()
-        print(f"error: {sentence(str(error))}", file=sys.stderr)
+        tell_once(f"error: {sentence(str(error))}")
         return 2
     except BrokenPipeError:
         _discard(sys.stdout)
@@ -227,7 +228,7 @@ def _exit_code(work: Callable[[], object], interrupted: str) -> int:
     except OSError as error:
         what = str(error.filename)[:200] if error.filename else "A file or stream"
         said = sentence(f"{what} cannot be used ({error.strerror}); check it and the free space.")
-        print(f"error: {said}", file=sys.stderr)
+        tell_once(f"error: {said}")
         try:
             sys.stdout.flush()
         except OSError:

@@ -9,12 +9,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 # OpenMP reads this when torch is loaded: idle threads spin for some microseconds and then sleep. On two cores the demo
 # takes 6.6 s so, and 11 s beside two busy processes; with torch's own setting 6.0 s and 66 s.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+
+# torchrun starts several processes that share a model; the first of them talks to the person, the others only have a voice
+# for errors (cli/ranks.py).
+SHARED = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+FIRST = not SHARED or os.environ["RANK"] == "0"
+voice: TextIO | None = None
 
 CLEAR = "\r\033[K"  # of a terminal's line
 
@@ -73,4 +80,15 @@ def _show(text: str) -> None:
         sys.stderr.flush()
 
 
+def _be_silent() -> None:
+    """What is printed from here on goes nowhere, but for what is printed to `voice`."""
+    global voice
+    voice = os.fdopen(os.dup(2), "w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
+if not FIRST:
+    _be_silent()
 begin("starting")
