@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 from functools import cache as memoize
 
@@ -270,6 +271,39 @@ def test_what_an_almost_empty_config_leaves_out_has_the_default_of_transformers(
     if FAMILIES[kind].window_switch:
         assert_means_the_same({"model_type": kind, "use_sliding_window": True})
         assert read_model_config({"model_type": kind, "use_sliding_window": True}).sliding_windows[27:29] == (None, 4096)
+
+
+class Asked(dict):
+    """A config.json that remembers which of its keys were asked for."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.keys_asked = set()
+
+    def get(self, key, default=None):
+        self.keys_asked.add(key)
+        return super().get(key, default)
+
+
+# Of training, of text, and of other ways to compute the same.
+HARMLESS = re.compile(r".*(dropout|pdrop|_token_id)|initializer_range|chunk_size_feed_forward|pretraining_tp")
+
+
+@kinds
+def test_every_number_of_the_configuration_of_transformers_is_read(kind):
+    config, theirs = Asked({"model_type": kind, "use_sliding_window": True}), AutoConfig.for_model(kind)
+    read_model_config(config)
+    numbers = [key for key, value in vars(theirs).items() if type(value) in (int, float) and not HARMLESS.fullmatch(key)]
+    unread = ", ".join(key for key in numbers if key not in config.keys_asked)
+    assert not unread, f"{type(theirs).__name__} has {unread}, which weights/families.py does not read"
+
+
+@kinds
+def test_rows_show_that_every_number_of_its_own_counts(kind):
+    """One by one: a number that is switched off with another may be the one that does nothing."""
+    changes = [list(variant.without or ()) for variant in VARIANTS if variant.kind == kind]
+    missing = ", ".join(key for key in (*FAMILIES[kind].own, *FAMILIES[kind].optional) if [key] not in changes)
+    assert not missing, f"no row shows that {missing} counts: each needs a row whose without= changes it alone"
 
 
 FACTORS = st.floats(0.25, 64) | st.integers(1, 40)
