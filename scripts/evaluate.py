@@ -13,9 +13,11 @@ from __future__ import annotations
 import cli.start  # noqa: F401  # isort: skip  (first: from here on, Ctrl-C gives no traceback)
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from cli.compiling import choose_compiled
 from cli.options import (
     MAX_DIGITS,
     Parser,
@@ -44,7 +46,7 @@ from tasks.formats import default_corpus
 from model import InputError
 from weights.files import SMALL_FILES, weight_files
 from weights.hub import resolve
-from wim.settings import PATTERNS, WISHES, Wishes
+from wim.settings import PATTERNS, WISHES, Settings, Wishes
 
 SCORED = "In percent, with the 95% interval; n documents. What counts:"
 RIGHT = "Right in percent, word for word: margins of chunks with and without evidence; and verdicts:"
@@ -79,7 +81,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help=f"CPU: processes side by side; default 1; of a small model one a core, up to {DEFAULT_WORKERS}",
     )
     add("--plot", metavar="FILE", help="draw accuracy against length (needs matplotlib)")
-    add_checkpoint_options(parser)
+    add_checkpoint_options(parser, compiles=True)
     add_reading_options(parser, margin_window="all")
     return parser.parse_args(arguments)
 
@@ -141,7 +143,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
         from wim import WiM  # noqa: F401  (and what it needs)
 
     device = pick_device(args.device)
-    check_compile(args.compile, device)
+    check_compile(bool(args.compile), device)
     dtype = pick_dtype(args.dtype, device)
     checkpoint, classifier = open_checkpoints(args)
     settings, prompts = reading_settings(args, checkpoint), reading_prompts(args, checkpoint)
@@ -151,6 +153,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
     if max(length or 0 for length in lengths) > limit:
         raise InputError(f"--lengths asks for {max(lengths)} tokens and {args.model} has {limit} positions; ask for less.")
     clear()
+    compiled = choose_compiled(args.compile, device, dtype, checkpoint.config, *work_ahead(args, settings, cells, patterns))
     return Setup(
         checkpoint,
         classifier,
@@ -162,9 +165,19 @@ def make_setup(args: argparse.Namespace) -> Setup:
         args.documents,
         device,
         dtype,
-        args.compile,
+        compiled,
         args.weights,
     )
+
+
+def work_ahead(
+    args: argparse.Namespace, settings: Settings, cells: Sequence[Cell], patterns: Sequence[str]
+) -> tuple[int, float]:
+    """Tokens to read and decode steps to take, about; few replies take as many as they may."""
+    tokens_read = args.documents * sum(cell.length or settings.chunk_tokens for cell in cells)
+    writes = "wim" in patterns and settings.margins != "underlined"
+    most_steps = len(patterns) * settings.answer_tokens + writes * settings.margin_tokens  # margins: of a window at once
+    return tokens_read, args.documents * args.questions * sum(len(cell.tasks) for cell in cells) * most_steps / 4
 
 
 def count_workers(args: argparse.Namespace, setup: Setup) -> int:

@@ -64,7 +64,8 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} […] {text[-most // 2 :]}"
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_options(parser: argparse.ArgumentParser, compiles: bool = False) -> None:
+    """compiles: see add_compile_option"""
     add = parser.add_argument
     add("--model", default="demo-llama", metavar="FOLDER_OR_ID", help=f"a checkpoint; shipped: {', '.join(DEMOS)}")
     add("--revision", help="which revision of a hub repository")
@@ -72,7 +73,17 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     add("--device", help="default: the first there is of cuda, mps, cpu")
     add("--dtype", help="what is computed in; default: bfloat16 where the device has it")
     add("--weights", choices=WEIGHTS, default="float", help="int8: rounded to 8 bits, for half the memory; default float")
-    add("--compile", action="store_true", help="CUDA: compile the layers; begins some seconds later, then all is faster")
+    add_compile_option(parser, compiles)
+
+
+def add_compile_option(parser: argparse.ArgumentParser, compiles: bool) -> None:
+    """compiles: where nothing is said, which is None, the script decides (cli/compiling.py); there is --no-compile then"""
+    about = "CUDA: compile the layers; begins some seconds later, then all is faster"
+    if compiles:
+        about, action = f"{about}; default: where the run is long enough for it to pay", argparse.BooleanOptionalAction
+        parser.add_argument("--compile", action=action, help=about)
+    else:
+        parser.add_argument("--compile", action="store_true", help=about)
 
 
 def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> None:

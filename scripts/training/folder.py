@@ -25,12 +25,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from model.errors import InputError
 from model.transformer import CausalLM
+from training.choices import SIZES
 from weights import Checkpoint
 from weights.files import read_json
 from weights.safetensors_loader import load_weights, read_headers
 from wim.settings import WISHES, Wishes
 
-FAMILIES = ("llama", "phi3", "qwen2")
 # What margins are learnt on and take: chunks of this size, and a few short sentences.
 READING = {"chunk_tokens": 256, "margin_tokens": 64, "margins": "written"}
 TOKENIZER_FILES = (
@@ -61,16 +61,6 @@ QWEN2_PIECES = (
 TOKENIZER_CLASSES = {"llama": "PreTrainedTokenizerFast", "phi3": "LlamaTokenizer", "qwen2": "Qwen2Tokenizer"}
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "phi3": "Phi3ForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-SIZES = {
-    "vocab_size": 4096,
-    "hidden_size": 256,
-    "intermediate_size": 576,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 12_288,
-    "rope_theta": 10_000.0,
-}
 
 
 def make_folder(folder: Path) -> None:

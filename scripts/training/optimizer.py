@@ -8,7 +8,6 @@ from torch.optim import AdamW, Optimizer
 
 from model.transformer import CausalLM
 
-OPTIMIZERS = ("adamw", "muon")
 DECAY_FROM = 0.6  # the learning rate falls linearly over the rest of the run
 RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")  # what is added to the residual stream, in all families
 

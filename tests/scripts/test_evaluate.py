@@ -487,6 +487,19 @@ def test_a_checkpoint_may_say_which_tasks_it_is_measured_with(folder, tmp_path, 
     assert tuple(task for cell in everything for task in cell.tasks) == tuple(TASKS)
 
 
+@pytest.mark.parametrize("options, asked", [([], None), (["--compile"], True), (["--no-compile"], False)])
+def test_whether_to_compile_is_chosen_from_the_work_ahead(folder, tmp_path, monkeypatch, options, asked):
+    said = []
+    monkeypatch.setattr(evaluate, "choose_compiled", lambda *given: said.append(given) or "chosen")
+    monkeypatch.setattr("weights.device.check_compile", lambda *given: None)  # for CUDA only, and this is a CPU
+    one = ["--tasks", "common_words,single_fact", "--lengths", "560,700", "--documents", "3", "--patterns", "llm"]
+    setup = evaluate.make_setup(evaluate.parse_arguments(["--model", folder, "--answer-tokens", "20", *one, *options]))
+    assert setup.compiled == "chosen"
+    [(given, _, _, config, tokens_read, steps)] = said
+    # two tasks on documents of their own, at two lengths; a quarter of the 20 tokens in each of the twelve answers
+    assert (given, config, tokens_read, steps) == (asked, setup.checkpoint.config, 2 * 3 * (560 + 700), 12 * 20 / 4)
+
+
 def test_a_task_that_there_is_not_is_refused_from_a_checkpoint_too(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "model")
     write_json(tmp_path / "model" / "wim.json", {"tasks": ["juggling"]})

@@ -508,13 +508,15 @@ def test_a_long_argument_gets_a_short_sentence(capsys, options):
 
 NO_TORCH = """
 import sys
-from scripts import evaluate, generate
+from types import SimpleNamespace
+from scripts import benchmark, evaluate, generate, train_demo
 for script, options in (
-    *((script, [option]) for script in (generate, evaluate) for option in ("--help", "--version", "--bogus")),
+    *((script, [option]) for script in (benchmark, evaluate, generate) for option in ("--help", "--version", "--bogus")),
     *((generate, [option, "absent"]) for option in ("--model", "--example", "--prompts", "--classifier")),
     *((evaluate, [option, "absent"]) for option in ("--model", "--data", "--text")),
     (generate, ["--context", "absent", "--query", "?"]),
     (generate, ["--temperature", "-1"]),
+    *((SimpleNamespace(main=train_demo.arguments), [option]) for option in ("--help", "--version", "--bogus")),
 ):
     try:
         code = script.main(options)

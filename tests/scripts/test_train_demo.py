@@ -15,12 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import corpus
+from training import corpus, session
+from training.choices import FAMILIES, SIZES
 from training.context import BLOCK, TreeContext, block_mask, dense_mask, tiles
 from training.document_maker import Lengths
 from training.folder import (
-    FAMILIES,
-    SIZES,
     copy_tokenizer,
     make_config,
     write_config,
@@ -304,27 +303,27 @@ def test_lengths_get_their_share(source):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(script, tmp_path, monkeypatch, optimizer):
-    monkeypatch.setattr(script, "tokenizer_texts", functools.partial(corpus.tokenizer_texts, n_documents=100))
+    monkeypatch.setattr(session, "tokenizer_texts", functools.partial(corpus.tokenizer_texts, n_documents=100))
     common = ["--steps", "7", "--row", "1024", "--batch", "1", "--lengths", "100-400:1", "--workers", "0"]
     common += ["--device", "cpu", "--save-every", "0", "--log-every", "0", "--warmup", "2", "--optimizer", optimizer]
     common += [option for name, value in TINY.items() for option in ("--size", f"{name}={value}")]
 
     def train(name: str, *more: str) -> dict:
         out, state = tmp_path / name, tmp_path / f"{name}.pt"
-        script.train(script.arguments([*common, "--out", str(out), "--state", str(state), *more]))
+        script.run(script.arguments([*common, "--out", str(out), "--state", str(state), *more]))
         return torch.load(state, weights_only=True)
 
     whole = train("whole")
-    save = script.Run.save
+    save = Run.save
 
     def save_and_die(run, path):
         save(run, path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script.Run, "save", save_and_die)
+    monkeypatch.setattr(Run, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         train("halves")
-    monkeypatch.setattr(script.Run, "save", save)
+    monkeypatch.setattr(Run, "save", save)
     with pytest.raises(InputError, match="--resume"):
         train("halves")
     halves = train("halves", "--resume")
@@ -432,15 +431,15 @@ def test_a_run_starts_from_a_checkpoint(script, folder, tmp_path, capsys):
     common = [*sizes, "--steps", "1", "--lr", "0", "--row", "512", "--batch", "1", "--workers", "0", "--device", "cpu"]
     common += ["--lengths", "100-300:1", "--start-from", str(folder)]
     family = json.loads((folder / "config.json").read_text())["model_type"]
-    script.train(script.arguments(["--family", family, "--out", str(tmp_path / "new"), *common]))
+    script.run(script.arguments(["--family", family, "--out", str(tmp_path / "new"), *common]))
     before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "new" / "model.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     text = "Mary went to the kitchen. 17"
     assert Tokenizer.from_folder(tmp_path / "new").encode(text) == Tokenizer.from_folder(folder).encode(text)
     with pytest.raises(InputError, match="holds a checkpoint already"):
-        script.train(script.arguments(["--family", family, "--out", str(folder), *common]))
+        script.run(script.arguments(["--family", family, "--out", str(folder), *common]))
     with pytest.raises(InputError, match="is not of the family and the sizes"):
-        script.train(
+        script.run(
             script.arguments(["--family", family, "--out", str(tmp_path / "other"), *common, "--size", "hidden_size=64"])
         )
 
@@ -456,7 +455,7 @@ def test_a_checkpoint_says_how_it_was_trained_to_be_asked(script, folder, tmp_pa
     family = json.loads((folder / "config.json").read_text())["model_type"]
     run = ["--family", family, "--steps", "1", "--row", "512", "--batch", "1", "--workers", "0", "--device", "cpu"]
     run += ["--lengths", "100-300:1", "--start-from", str(tmp_path / "start"), "--out", str(tmp_path / "out")]
-    script.train(script.arguments([*run, *sizes]))
+    script.run(script.arguments([*run, *sizes]))
     wishes = Wishes.of(tmp_path / "out")
     assert wishes.values == {"chunk_tokens": 100, "margin_tokens": 64, "margins": "written"}
     assert wishes.prompts.answer == "Now tell me. {query}"

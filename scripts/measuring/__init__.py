@@ -1,0 +1,1 @@
+"""What scripts/benchmark.py measures: whose shapes, on which documents, and how."""
