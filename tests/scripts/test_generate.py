@@ -360,6 +360,8 @@ BAD = {
     "judged underlines": ({}, ["--margins", "underlined", "--threshold", "0.5"], "--threshold is about written margins"),
     "repeated underlines": ({}, ["--margins", "underlined", "--keep-repeats"], "--keep-repeats is about written margins"),
     "window of underlines": ({}, ["--margins", "underlined", "--margin-window", "all"], "--margin-window is about written"),
+    "no document, no question": ({"context": None}, ["--context", "@absent.txt"], "absent.txt cannot be read"),
+    "binary document": ({"context": "binary/file"}, [], "file is binary (it holds zero bytes); convert it to text first"),
     "nothing that repeats": (
         {},
         ["--pattern", "rag", "--keep-repeats"],

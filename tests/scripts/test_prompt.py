@@ -203,6 +203,7 @@ def test_underlined_sentences_go_by_their_chunks_and_are_dropped_and_edited(sess
         ("/save absent/file", "absent/file cannot be written (No such file"),
         ("/bogus 7", "There is no /bogus"),
         ("/", "There is no /;"),
+        ("/margins 7", "/margins takes nothing behind it; leave out 7."),
     ],
 )
 def test_what_cannot_be_done_gets_a_sentence_and_changes_nothing(session, tmp_path, line, said):
