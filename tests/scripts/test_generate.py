@@ -433,6 +433,18 @@ def test_what_goes_together_depends_on_the_checkpoints_wishes(files, capsys, tmp
     assert ("margins is underlined; it should be written or both with --pack" in err) == (wish == "underlined")
 
 
+@pytest.mark.parametrize("kind", ["underlined", "both"])
+def test_underlines_are_not_shown_as_probabilities(files, capsys, kind):
+    """A line tells how much a sentence was looked at beside the others; the last one, what the looking took."""
+    code, _, err = run(capsys, arguments(files, "--margins", kind))
+    lines = [line for line in err.splitlines() if line.startswith("[chunk")]
+    shares = [line for line in lines if re.search(r"  [✓✗] looked at (most|\(0\.\d\d of the most\))$", line)]
+    assert code == 0 and len(shares) > 1 and sum(line.endswith("✓ looked at most") for line in shares) == 1
+    assert any("relevant" in line or "nothing" in line for line in lines) == (kind == "both")
+    wanted = r" · underlines: looked in \d" if kind == "underlined" else r"written, and underlines looked for, in \d"
+    assert re.search(wanted, err.splitlines()[-1])
+
+
 def test_bad_input_is_found_before_weights_are_read(files, capsys, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("weights were read")
