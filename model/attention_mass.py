@@ -29,8 +29,8 @@ class AttentionMass(Branches):
     Rows 2i and 2i + 1 are a pair. They are compared layer by layer, so that only sums over the heads are kept.
 
     ends, pads, capacity: see Branches
-    watched: for each row, which of its slots hold the tokens that are watched
-    borders: for each row, increasing positions [b_0, …, b_n] of the cache, at most its end; span i is [b_i, b_(i + 1))
+    watched: for each row, which slots of its prompt, which comes in one call, hold the tokens that are watched
+    borders: for each pair, increasing positions [b_0, …, b_n] of the cache, at most its end; span i is [b_i, b_(i + 1))
     more: for each pair, (n_tokens, n_spans) float32: see `contrast`, summed over the layers
     """
 
@@ -44,31 +44,34 @@ class AttentionMass(Branches):
         borders: Sequence[Sequence[int]],
     ):
         super().__init__(cache, ends, pads, capacity)
+        device = cache.storage.device
         self.watched, self.borders = watched, borders
-        self.borders_at = [torch.tensor(row, device=cache.storage.device) - row[0] for row in borders]
-        self.watched_at = [  # positions
-            torch.arange(slots.start, slots.stop, device=cache.storage.device) + end - pad
-            for slots, end, pad in zip(watched, ends, pads, strict=True)
-        ]
-        self.more: list[Tensor | float] = [0.0 for _ in ends[::2]]
+        self.borders_at = [torch.tensor(row, device=device) - row[0] for row in borders]
+        positions = [torch.arange(at.start, at.stop) + end - pad for at, end, pad in zip(watched, ends, pads, strict=True)]
+        self.n_tokens = [(len(asked), len(empty)) for asked, empty in zip(watched[::2], watched[1::2], strict=True)]
+        self.n_watched = [sum(both) for both in self.n_tokens]
+        self.positions_watched = torch.cat(positions).to(device).split(self.n_watched)
+        self.more: list[Tensor | float] = [0.0 for _ in borders]
 
     def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Part:
         out, lse = super().attend_with_lse(layer_idx, q, k, v, options)
         keys = self.cache.layer(layer_idx)[0, 0]
-        for pair in range(len(self.more)):
-            asked, empty = (self._mass(row, q[row], keys, lse[row], options) for row in (2 * pair, 2 * pair + 1))
-            self.more[pair] = self.more[pair] + contrast(asked, empty)
+        for pair, watched in enumerate(zip(self._by_pair(q), self._by_pair(lse), self.positions_watched, strict=True)):
+            first, last = self.borders[pair][0], self.borders[pair][-1]
+            of_queries, of_lse, positions = watched
+            probabilities = attention_probabilities(of_queries, keys[:, first:last], of_lse, positions, first, options)
+            up_to = F.pad(probabilities.cumsum(dim=-1), (1, 0))  # at [i], the sum over the first i keys
+            mass = up_to[:, :, self.borders_at[pair]].diff(dim=-1)  # (n_heads, n_tokens, n_spans)
+            self.more[pair] += contrast(*mass.split(self.n_tokens[pair], dim=1))
         return out, lse
 
-    def _mass(self, row: int, q: Tensor, keys: Tensor, lse: Tensor, options: AttentionOptions) -> Tensor:
-        """(n_heads, n_tokens, n_spans) float32: the attention that each watched token of a row gives to each span."""
-        slots, borders = self.watched[row], self.borders[row]
-        watched = slice(slots.start - self.length, slots.stop - self.length)
-        seen = keys[:, borders[0] : borders[-1]]  # (n_kv_heads, positions, head_dim)
-        at, first = self.watched_at[row], borders[0]
-        probabilities = attention_probabilities(q[:, watched], seen, lse[:, watched], at, first, options)
-        up_to = F.pad(probabilities.cumsum(dim=-1), (1, 0))  # at [i], the sum over the first i keys
-        return up_to[:, :, self.borders_at[row]].diff(dim=-1)
+    def _by_pair(self, rows: Tensor) -> Sequence[Tensor]:
+        """Of what rows have, (rows, n_heads, slots, …): for each pair what its watched tokens have, (n_heads, n_tokens, …).
+
+        Both rows see the same keys. Side by side, their tokens are multiplied with them in one product.
+        """
+        watched = [row[:, at.start : at.stop] for row, at in zip(rows, self.watched, strict=True)]
+        return torch.cat(watched, dim=1).split(self.n_watched, dim=1)
 
 
 def attention_probabilities(
@@ -82,8 +85,8 @@ def attention_probabilities(
     """
     n_kv_heads, n_keys, head_dim = keys.shape
     # In float32, as inside of the kernels: keys with large biases (Qwen2) make scores that bfloat16 rounds by whole units.
-    grouped = q.float().unflatten(0, (n_kv_heads, -1))  # (n_kv_heads, group, n_queries, head_dim)
-    products = (grouped @ keys.float()[:, None].transpose(-1, -2)).flatten(0, 1)
+    grouped = q.float().reshape(n_kv_heads, -1, head_dim)  # (n_kv_heads, group * n_queries, head_dim)
+    products = (grouped @ keys.float().transpose(1, 2)).view(*q.shape[:2], n_keys)
     scores = options.scores(products, head_dim)
     if options.window is not None:
         key_at = torch.arange(first, first + n_keys, device=q.device)

@@ -142,8 +142,8 @@ class Session:
         asked = [question, empty] * len(ends)
         pads, padded = padded_on_the_left([prompt for prompt, _ in asked])
         slots = [range(pad + at.start, pad + at.stop) for pad, (_, at) in zip(pads, asked, strict=True)]
-        both_ends, both_borders = ([value for value in values for _ in range(2)] for values in (ends, borders))
-        branches = AttentionMass(self.cache, both_ends, pads, len(padded[0]), slots, both_borders)
+        both_ends = [end for end in ends for _ in range(2)]
+        branches = AttentionMass(self.cache, both_ends, pads, len(padded[0]), slots, borders)
         self.model(self._tensor(padded), branches)
         return [self._over_heads(more).amax(dim=0).tolist() for more in branches.more]
 

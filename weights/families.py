@@ -71,16 +71,23 @@ class Family:
     optional: dict[str, float | None] = field(default_factory=dict)
 
 
-QWEN2 = Family(
-    "Qwen2ForCausalLM",
+LLAMA = Family(
+    "LlamaForCausalLM",
     sizes={
-        "vocab_size": 151936,
+        "vocab_size": 32000,
         "hidden_size": 4096,
-        "intermediate_size": 22016,
+        "intermediate_size": 11008,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": 2048,
     },
+    biases=("attention_bias", "mlp_bias"),
+)
+QWEN2 = replace(
+    LLAMA,
+    architecture="Qwen2ForCausalLM",
+    sizes=LLAMA.sizes | {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768},
+    biases=(),
     num_key_value_heads=32,
     slides=upper_layers,
     sliding_window=4096,
@@ -90,18 +97,7 @@ QWEN2 = Family(
 
 FAMILIES = {
     # Each is a file of this name in model/.
-    "llama": Family(
-        "LlamaForCausalLM",
-        sizes={
-            "vocab_size": 32000,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "max_position_embeddings": 2048,
-        },
-        biases=("attention_bias", "mlp_bias"),
-    ),
+    "llama": LLAMA,
     "phi3": Family(
         "Phi3ForCausalLM",
         sizes={
@@ -121,16 +117,11 @@ FAMILIES = {
     ),
     "qwen2": QWEN2,
     "qwen3": replace(QWEN2, architecture="Qwen3ForCausalLM", head_dim=128, biases=("attention_bias",)),
-    "mistral": Family(
-        "MistralForCausalLM",
-        sizes={
-            "vocab_size": 32000,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "max_position_embeddings": 131072,
-        },
+    "mistral": replace(
+        LLAMA,
+        architecture="MistralForCausalLM",
+        sizes=LLAMA.sizes | {"intermediate_size": 14336, "max_position_embeddings": 131072},
+        biases=(),
         num_key_value_heads=8,
         slides=every_layer,
         sliding_window=4096,

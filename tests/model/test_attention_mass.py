@@ -107,7 +107,7 @@ def test_watching_changes_no_logits(variant):
     for kind in (Branches, AttentionMass):
         cache = KVCache(model.config, CAPACITY)
         read(model, cache, random_tokens(60))
-        more = () if kind is Branches else ([range(0, 4), range(1, 3)], [[0, 30], [0, 30]])
+        more = () if kind is Branches else ([range(0, 4), range(1, 3)], [[0, 30]])
         logits.append(
             model(torch.tensor([random_tokens(4), random_tokens(4, seed=1)]), kind(cache, [30, 30], [0, 0], 9, *more))
         )

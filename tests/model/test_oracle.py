@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 from functools import cache as memoize
 
@@ -97,7 +98,11 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(published, variant
     model = load(folder, planned=len(tokens) + STEPS)
 
     theirs = oracle_logits(oracle, tokens)
-    assert 1 < theirs.std() < 10  # large enough for the tolerance to mean something
+    deviation = theirs.std().item()
+    assert 1 < deviation < 10, (  # or the tolerance would mean nothing
+        f"transformers' own logits deviate by {deviation:.2g}, so the row would show nothing: choose milder numbers or "
+        "other weights="
+    )
     assert (our_logits(model, tokens) - theirs).abs().max() < 1e-4
 
     session = Session(model, len(tokens) + STEPS)
@@ -133,7 +138,8 @@ def test_the_option_shows_in_the_logits(published, variant):
     tokens = random_tokens(variant.prompt)
     model = load(folder, len(tokens))
     without = load(folder, len(tokens), variant.full_config(**variant.without))
-    assert (our_logits(model, tokens) - our_logits(without, tokens)).abs().max() > 1e-2
+    change = (our_logits(model, tokens) - our_logits(without, tokens)).abs().max().item()
+    assert change > 1e-2, f"without={variant.without} changes our logits by {change:.2g} only"
 
 
 def comparable(config):
@@ -231,25 +237,28 @@ def theirs_of(config):
     return type(AutoConfig.for_model(config["model_type"])).from_dict(copy.deepcopy(config))
 
 
+def same(key, ours, theirs):
+    assert ours == theirs, f"{key} is {ours!r} for us and {theirs!r} for transformers"
+
+
 def assert_means_the_same(config):
     """Our reading of a config.json gives the sizes, windows and rotary frequencies of transformers' own."""
     ours, theirs = read_model_config(config), theirs_of(config)
-    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-        assert getattr(ours, key) == getattr(theirs, key), key
-    for key in ("num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings"):
-        assert getattr(ours, key) == getattr(theirs, key), key
+    for key in (*SIZES, "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings"):
+        same(key, getattr(ours, key), getattr(theirs, key))
     heads_share = theirs.hidden_size // theirs.num_attention_heads
-    assert ours.head_dim == (getattr(theirs, "head_dim", None) or heads_share)
+    same("head_dim", ours.head_dim, getattr(theirs, "head_dim", None) or heads_share)
     family = FAMILIES[config["model_type"]]
     for key in (*family.biases, *family.own, *family.optional):
-        assert ours.own.get(key, getattr(ours, key, None)) == getattr(theirs, key), key
+        same(key, ours.own.get(key, getattr(ours, key, None)), getattr(theirs, key))
 
     known = vars(AutoConfig.for_model(config["model_type"]))  # transformers keeps what it does not know
     window = theirs.sliding_window if "sliding_window" in known else None
     listed = theirs.layer_types if "layer_types" in known else ["sliding_attention"] * ours.num_hidden_layers
     windows = [window if layer == "sliding_attention" else None for layer in listed]
     # A window as long as the context hides nothing.
-    assert list(ours.sliding_windows) == [window if (window or 10**9) < ours.context_length else None for window in windows]
+    windows = [window if (window or 10**9) < ours.context_length else None for window in windows]
+    same("sliding_windows", list(ours.sliding_windows), windows)
 
     embedding = rotary_type(config["model_type"])(theirs)
     for length in (1, ours.rope.original_max_position_embeddings + 1):
@@ -257,7 +266,7 @@ def assert_means_the_same(config):
         expected, expected_scale = embedding.inv_freq, embedding.attention_scaling
         if theirs.rope_parameters["rope_type"] == "longrope":
             expected, expected_scale = ROPE_INIT_FUNCTIONS["longrope"](theirs, "cpu", seq_len=length)
-        assert scale == pytest.approx(expected_scale, rel=1e-6)
+        same("the rotary embedding's scale", scale, pytest.approx(expected_scale, rel=1e-6))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
@@ -265,11 +274,45 @@ def assert_means_the_same(config):
 def test_what_an_almost_empty_config_leaves_out_has_the_default_of_transformers(kind):
     assert_means_the_same({"model_type": kind})
     ours, theirs = read_model_config({"model_type": kind}), AutoConfig.for_model(kind)
-    assert FAMILIES[kind].activations[0] == getattr(theirs, FAMILIES[kind].activation_key)
+    key = FAMILIES[kind].activation_key
+    same(key, FAMILIES[kind].activations[0], getattr(theirs, key))
     assert ours == read_model_config({"architectures": [NAMES[kind]]})
     if FAMILIES[kind].window_switch:
         assert_means_the_same({"model_type": kind, "use_sliding_window": True})
         assert read_model_config({"model_type": kind, "use_sliding_window": True}).sliding_windows[27:29] == (None, 4096)
+
+
+class Asked(dict):
+    """A config.json that remembers which of its keys were asked for."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.keys_asked = set()
+
+    def get(self, key, default=None):
+        self.keys_asked.add(key)
+        return super().get(key, default)
+
+
+# Of training, of text, and of other ways to compute the same.
+HARMLESS = re.compile(r".*(dropout|pdrop|_token_id)|initializer_range|chunk_size_feed_forward|pretraining_tp")
+
+
+@kinds
+def test_every_number_of_the_configuration_of_transformers_is_read(kind):
+    config, theirs = Asked({"model_type": kind, "use_sliding_window": True}), AutoConfig.for_model(kind)
+    read_model_config(config)
+    numbers = [key for key, value in vars(theirs).items() if type(value) in (int, float) and not HARMLESS.fullmatch(key)]
+    unread = ", ".join(key for key in numbers if key not in config.keys_asked)
+    assert not unread, f"{type(theirs).__name__} has {unread}, which weights/families.py does not read"
+
+
+@kinds
+def test_rows_show_that_every_number_of_its_own_counts(kind):
+    """One by one: a number that is switched off with another may be the one that does nothing."""
+    changes = [list(variant.without or ()) for variant in VARIANTS if variant.kind == kind]
+    missing = ", ".join(key for key in (*FAMILIES[kind].own, *FAMILIES[kind].optional) if [key] not in changes)
+    assert not missing, f"no row shows that {missing} counts: each needs a row whose without= changes it alone"
 
 
 FACTORS = st.floats(0.25, 64) | st.integers(1, 40)
