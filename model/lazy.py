@@ -12,6 +12,9 @@ def from_modules(package: str, modules: dict[str, str]) -> Callable[[str], objec
     def load(name: str) -> object:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{modules[name]}"), name)
+        try:
+            return getattr(import_module(f"{package}.{modules[name]}"), name)
+        except AttributeError as error:  # Python would take it for a name that there is not, and hide where it comes from
+            raise ImportError(f"{package}.{modules[name]} cannot be loaded ({error})") from error
 
     return load

@@ -42,6 +42,7 @@ from evaluation.workers import usable_cores
 from tasks import FORMATS, TASKS
 from tasks.background import text_files
 from tasks.formats import default_corpus
+from tasks.hiding import N_FACTS
 
 from model import InputError
 from weights.files import SMALL_FILES, weight_files
@@ -58,6 +59,7 @@ SMALL_MODEL = 100 * 10**6
 DEFAULT_WORKERS = 8
 # What nobody means by them, and what would take hours before the first answer.
 MOST = {"documents": 100_000, "questions": 1_000, "statements": 10_000, "workers": 1_024}
+AMPLE = 64  # tokens for each fact: no fact has so many, so there is room
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -152,6 +154,9 @@ def make_setup(args: argparse.Namespace) -> Setup:
     limit = checkpoint.config.context_length
     if max(length or 0 for length in lengths) > limit:
         raise InputError(f"--lengths asks for {max(lengths)} tokens and {args.model} has {limit} positions; ask for less.")
+    for cell in cells:  # before a folder is made
+        if not args.data and cell.length == min(lengths) <= AMPLE * (args.statements or N_FACTS):
+            next(source.documents(cell, checkpoint.tokenizer))  # which says where there is no room for the facts
     clear()
     compiled = choose_compiled(args.compile, device, dtype, checkpoint.config, *work_ahead(args, settings, cells, patterns))
     return Setup(

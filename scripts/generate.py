@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.asking import Asking
-from cli.documents import Document, read_document, read_piped
+from cli.documents import Document, check_paths, read_document, read_piped
 from cli.keyboard import ctrl_c_unseen, on_ctrl_c, take_lines, unheeded
 from cli.options import (
     Parser,
@@ -83,6 +83,7 @@ def read_input(args: argparse.Namespace) -> tuple[Document, list[str], str | Non
         if args.context is not None or args.query:
             raise InputError("--example brings its own document and question; leave out --context and --query.")
         return read_example(args.example)
+    check_paths(args.context or [])
     if args.context is not None and not args.query and not args.interactive:
         raise InputError("--context needs a question; add --query, or --interactive to type some.")
     document = read_document(args.context) if args.context is not None else read_piped()
@@ -161,6 +162,7 @@ def run(args: argparse.Namespace) -> None:
         )
 
     wim, room = with_room(opened, queries, checkpoint.tokenizer) if args.interactive else (opened(queries), 0)
+    wim.headings = document.headings
     clear()
     size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
     kept = " with int8 weights" if args.weights == "int8" else ""

@@ -126,7 +126,8 @@ class Done:
         or in the pattern `rag`
     tokens: counts by phase: document (prefilled for this question; 0 when it had been read before), margins, verdicts
         (what was read for them: prompts, and in `rag` the chunks), final_prompt, answer
-    seconds: of wall clock, by phase: prefill (with verdicts that ride along), margins, verdicts, answer
+    seconds: of wall clock, by phase: prefill (with verdicts that ride along), margins (written and underlined), verdicts,
+        answer
     left_out: relevant margins for which the final prompt had no room, the least probable ones
     """
 

@@ -43,6 +43,8 @@ class WiM:
         check_session(session, plan.settings, plan.settings.pattern, plan.margin_window)
         self.plan, self.session, self.classifier = plan, session, classifier
         self.settings, self.prompts, self.desk = plan.settings, plan.prompts, Desk(plan, session)
+        # Characters [start, end) of the document that are the caller's own, as between files: no underline begins there.
+        self.headings: Sequence[tuple[int, int]] = ()
         self.relevance: dict[str, list[float]] = {}  # pattern `rag`: for a question, the probability of each chunk
 
     def ask(self, query: str, pattern: str | None = None) -> Iterator[Event]:

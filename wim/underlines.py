@@ -14,6 +14,7 @@ better: scripts/README.md has the figures, and those of other rules.
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from wim.chunks import Chunk, Sentence
@@ -35,8 +36,8 @@ def underline(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
         yield from wim.desk.read(chunk)
     with wim.desk.meter.timed("margins"):
         scored = scores(wim, query, wim.plan.chunks[: len(wim.desk.chunk_ends)])
-    said = [found for found in scored if found[1].text]  # not blank lines
-    best = sorted(said, key=lambda found: -found[2])[: wim.settings.underlines]
+    ranked = sorted(scored, key=lambda found: -found[2])
+    best = list(islice((found for found in ranked if _says_something(wim, found[1])), wim.settings.underlines))
     margins = []
     for chunk, sentence, score in sorted(best, key=lambda found: found[1].start):
         share = score / best[0][2] if best[0][2] > 0 else 0.0
@@ -44,6 +45,11 @@ def underline(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
         margins.append(margin)
         yield MarginDone(margin)
     return margins
+
+
+def _says_something(wim: WiM, sentence: Sentence) -> bool:
+    """Neither a blank line nor a heading of the caller's own."""
+    return bool(sentence.text) and not any(start <= sentence.text_start < end for start, end in wim.headings)
 
 
 def scores(wim: WiM, query: str, chunks: list[Chunk]) -> list[tuple[Chunk, Sentence, float]]:

@@ -50,6 +50,12 @@ class Document:
         return (Part(self.name, 0, len(self.text)),) if self.files is None else self.files
 
     @property
+    def headings(self) -> list[tuple[int, int]]:
+        """The characters [start, end) before each file that are in no file."""
+        ends = [0, *(part.end for part in self.parts)]
+        return [(end, part.start) for end, part in zip(ends, self.parts, strict=False)]
+
+    @property
     def piped(self) -> bool:
         """Whether the standard input is one of them."""
         return any(part.name == STDIN for part in self.parts)
@@ -105,6 +111,13 @@ def read_piped() -> Document | None:
     return Document(text, name) if text.strip() else None
 
 
+def check_paths(paths: list[str]) -> None:
+    """Raises InputError for one that leads nowhere, before anything is read."""
+    for path in paths:
+        if path != "-" and not os.path.exists(path):
+            read_text(path)  # which says why
+
+
 def _is_folder(path: str) -> bool:
     return bool(path) and path != "-" and os.path.isdir(path)
 
@@ -112,9 +125,16 @@ def _is_folder(path: str) -> bool:
 def _read_file(path: str) -> list[tuple[str, str]]:
     """The name and the text of a file, in a list of one."""
     if path != "-":
-        return [(path, read_text(path))]
+        return [(path, _checked(read_text(path), f"The file {path}"))]
     say("reading the standard input")
-    return [(STDIN, read_stdin())]
+    return [(STDIN, _checked(read_stdin(), "The standard input"))]
+
+
+def _checked(text: str, source: str) -> str:
+    """Raises InputError for what happens to be UTF-8 and is no text, as within folders."""
+    if "\0" in text[:SNIFFED]:
+        raise InputError(f"{source} is binary (it holds zero bytes); convert it to text first.")
+    return text
 
 
 def _read_folder(folder: Path) -> tuple[list[tuple[str, str]], int]:

@@ -71,14 +71,20 @@ def take_lines(piped: bool) -> None:
 
 
 def edit(text: str) -> str | None:
-    """The text as somebody changes it: in $VISUAL or $EDITOR, else on the line. None where nothing was typed.
+    """The text as somebody changes it: in $VISUAL or $EDITOR, else on the line. None at Ctrl-C, or where nothing was typed.
 
     Raises InputError for an editor that does not work, and where nobody sits there.
     """
     if not is_typed():
         raise InputError("There is nobody to edit it; write the new text behind the number.")
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    return _edit_in(editor, text) if editor else read_line("edit> ", text)
+    if editor:
+        return _edit_in(editor, text)
+    try:
+        return read_line("edit> ", text)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return None
 
 
 def _edit_in(editor: str, text: str) -> str:
@@ -86,7 +92,8 @@ def _edit_in(editor: str, text: str) -> str:
         path = Path(folder, "margin.txt")
         path.write_text(f"{text}\n", encoding="utf-8")
         try:
-            subprocess.run([*shlex.split(editor), str(path)], check=True)
+            with on_ctrl_c(unheeded):  # it is the editor's
+                subprocess.run([*shlex.split(editor), str(path)], check=True)
             return path.read_text(encoding="utf-8")
         except (OSError, ValueError, subprocess.CalledProcessError) as error:
             raise InputError(f"The editor {editor!r} did not work ({error}); set EDITOR, or unset it.") from None

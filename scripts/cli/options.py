@@ -97,6 +97,7 @@ def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> 
     add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {longest}")
     together = f"write the margins of N chunks together; default {margin_window}"
     add("--margin-window", default=margin_window, metavar="N|all", help=together)
+    parser.set_defaults(usual_window=margin_window)
     add("--pack", action="store_true", help="judge a margin while the next chunk is read (window 1)")
     add(
         "--keep-repeats",
@@ -147,7 +148,7 @@ def check_options(args: argparse.Namespace, pattern: str = "wim") -> None:
 def reading_settings(args: argparse.Namespace, checkpoint: Checkpoint | None, pattern: str = "wim") -> Settings:
     """What was asked for, then what the checkpoint wishes for. Raises InputError for values that make no sense."""
     numbers = {name: value for name in WISHED if (value := getattr(args, name)) is not None}
-    return _wishes(checkpoint).settings(
+    settings = _wishes(checkpoint).settings(
         pattern=pattern,
         **numbers,
         margin_window=parse_window(args.margin_window),
@@ -158,6 +159,24 @@ def reading_settings(args: argparse.Namespace, checkpoint: Checkpoint | None, pa
         seed=args.seed,
         system=args.system,
     )
+    if pattern == "wim" and settings.margins == "underlined":
+        _check_written(args)
+    return settings
+
+
+def _check_written(args: argparse.Namespace) -> None:
+    """Raises InputError for an option that somebody gave and that is about written margins, where none are written."""
+    judges_chunks = "rag" in getattr(args, "patterns", "")  # by the same threshold
+    given = {
+        "--threshold": args.threshold is not None and not judges_chunks,
+        "--keep-repeats": args.keep_repeats,
+        "--margin-window": args.margin_window != args.usual_window,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise InputError(
+                f"{option} is about written margins, and margins is underlined; leave it out, or give --margins."
+            )
 
 
 def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Prompts | None:
@@ -176,8 +195,8 @@ def reading_prompts(args: argparse.Namespace, checkpoint: Checkpoint | None) -> 
 
 
 def _wishes(checkpoint: Checkpoint | None) -> Wishes:
-    """None, where the checkpoint has not been opened yet, wishes for nothing."""
-    return Wishes({}, Prompts()) if checkpoint is None else Wishes.of(checkpoint.folder)
+    """None, where the checkpoint has not been opened yet, is taken to wish for margins that go with every option."""
+    return Wishes({"margins": "both"}, Prompts()) if checkpoint is None else Wishes.of(checkpoint.folder)
 
 
 def open_checkpoints(args: argparse.Namespace) -> tuple[Checkpoint, Checkpoint | None]:

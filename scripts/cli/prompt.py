@@ -114,6 +114,9 @@ class Prompt:
         if name not in self.commands:
             tell(f"There is no /{sentence(name)}; /help lists the commands.")
             return ""
+        if argument.strip() and not self.commands[name][1]:
+            tell(f"/{name} takes nothing behind it; leave out {sentence(argument.strip())}.")
+            return ""
         self._try(lambda: self.commands[name][0](argument.strip()))
         return name
 

@@ -212,7 +212,8 @@ def margin_line(margin: Margin, sources: Sources | None) -> str:
     """A margin, where it stands, and its verdict, on one line: one that counts in colour, others dim."""
     about = "your note" if margin.by_hand else _numbers([margin.chunk])
     begin = heading(about, [] if sources is None else sources.of(margin), sources)
-    text, end = printable(" ".join(margin.text.split())), verdict(margin.relevant, margin.certainty)
+    text = printable(" ".join(margin.text.split()))
+    end = verdict(margin.relevant, margin.probability) if margin.score is None else looked(margin.relevant, margin.score)
     if margin.relevant:
         return f"{styled(begin, GREEN)}{text}  {styled(end, GREEN)}"
     return styled(f"{begin}{text}  {end}", DIM)
@@ -226,6 +227,11 @@ def heading(about: str, places: Sequence[Place], sources: Sources | None) -> str
 def verdict(relevant: bool, probability: float | None, about: str = "") -> str:
     mark = "✓ relevant" if relevant else "✗ not relevant"
     return mark if probability is None else f"{mark} ({about}{probability:.2f})"
+
+
+def looked(relevant: bool, share: float) -> str:
+    """Of an underlined sentence. share: of the document's highest score, which is no probability"""
+    return f"{'✓' if relevant else '✗'} looked at {'most' if share == 1 else f'({share:.2f} of the most)'}"
 
 
 def styled(text: str, style: str) -> str:
@@ -249,9 +255,13 @@ def summary(done: Done) -> str:
         "answer": ("answer", "written"),
     }
     for tokens, (phase, done_to_them) in counted.items():
+        seconds = done.seconds.get(phase, 0)
+        looking = tokens == "margins" and seconds > 0 and any(margin.score is not None for margin in done.margins)
         if n_tokens := done.tokens.get(tokens):
-            unit = "token" if n_tokens == 1 else "tokens"
-            parts.append(f"{tokens}: {n_tokens} {unit} {done_to_them} in {done.seconds.get(phase, 0):.2f} s")
+            unit, more = "token" if n_tokens == 1 else "tokens", ", and underlines looked for," * looking
+            parts.append(f"{tokens}: {n_tokens} {unit} {done_to_them}{more} in {seconds:.2f} s")
+        elif looking:
+            parts.append(f"underlines: looked in {seconds:.2f} s")
     return " · ".join(parts)
 
 

@@ -75,6 +75,24 @@ def test_what_git_ignores_is_left_out(folder, monkeypatch):
     assert read_document(["src/build"]).text == "File: src/build/out.txt\n\nMade."  # asked for by its name
 
 
+def test_the_headings_are_what_is_in_no_file(folder):
+    found = read_document(["src"])
+    assert [found.text[start:end].strip() for start, end in found.headings] == [
+        f"File: {part.name}" for part in found.parts
+    ]
+    alone = read_document(["src/b.txt"])
+    assert [alone.text[start:end] for start, end in alone.headings] == [""]
+
+
+def test_a_binary_file_that_is_named_is_refused(folder, monkeypatch):
+    with pytest.raises(InputError, match="The file src/weights.bin is binary"):
+        read_document(["src/b.txt", "src/weights.bin"])
+    with (folder / "weights.bin").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(InputError, match="The standard input is binary"):
+            read_document(["-"])
+
+
 def test_a_folder_without_text_is_refused(folder):
     with pytest.raises(InputError, match="src/.cache/empty has no text files"):
         (folder / ".cache" / "empty").mkdir()

@@ -274,6 +274,11 @@ def test_whole_files_count_but_of_weights_their_ends(tmp_path):
         (["--lengths", "4096"], "2048 positions"),
         (["--lengths", "2040"], "needs"),
         (["--lengths", "50"], "allow more tokens"),
+        (
+            ["--margins", "underlined", "--patterns", "llm,wim", "--threshold", "0.4"],
+            "--threshold is about written margins",
+        ),
+        (["--margins", "underlined", "--margin-window", "1"], "--margin-window is about written margins"),
         (["--documents", "0"], "--documents is 0"),
         (["--documents", "1" + 20 * "0"], "at most 100,000"),
         (["--questions", "1000000"], "--questions is 1000000; give at least 1 and at most 1,000"),
@@ -295,7 +300,8 @@ def test_whole_files_count_but_of_weights_their_ends(tmp_path):
     ],
 )
 def test_bad_options_give_one_sentence(wrong, said, folder, tmp_path, capsys):
-    assert evaluate.main(arguments(folder, tmp_path, *wrong)) == 2
+    assert evaluate.main(arguments(folder, tmp_path / "out", *wrong)) == 2
+    assert not (tmp_path / "out").exists() or said in ("needs", "lower --margin-tokens")  # told by the plan of a document
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in error and error.startswith("error: ")
 

@@ -355,6 +355,13 @@ BAD = {
     "no answer": ({}, ["--answer-tokens", "-3"], "answer_tokens is -3"),
     "no window": ({}, ["--margin-window", "0"], "--margin-window is '0'"),
     "nothing to pack": ({}, ["--pattern", "llm", "--pack"], "pattern is llm; it should be wim with --pack"),
+    "packed underlines": ({}, ["--margins", "underlined", "--pack"], "margins is underlined; it should be written or both"),
+    "packed window": ({}, ["--pack", "--margin-window", "3"], "margin_window is 3; it should be 1 with --pack"),
+    "judged underlines": ({}, ["--margins", "underlined", "--threshold", "0.5"], "--threshold is about written margins"),
+    "repeated underlines": ({}, ["--margins", "underlined", "--keep-repeats"], "--keep-repeats is about written margins"),
+    "window of underlines": ({}, ["--margins", "underlined", "--margin-window", "all"], "--margin-window is about written"),
+    "no document, no question": ({"context": None}, ["--context", "@absent.txt"], "absent.txt cannot be read"),
+    "binary document": ({"context": "binary/file"}, [], "file is binary (it holds zero bytes); convert it to text first"),
     "nothing that repeats": (
         {},
         ["--pattern", "rag", "--keep-repeats"],
@@ -411,6 +418,31 @@ def test_arguments_that_cannot_be_read_get_exit_code_2(files, capsys, changes):
     code, out, err = run(capsys, arguments(files, *changes))
     assert code == 2 and out == ""
     assert "error: " in err.splitlines()[-1] and changes[0] in err.splitlines()[-1] and "Traceback" not in err
+
+
+@pytest.mark.parametrize("wish", ["written", "underlined"])
+def test_what_goes_together_depends_on_the_checkpoints_wishes(files, capsys, tmp_path, monkeypatch, wish):
+    """They are known once its wim.json is read, and no weights are read before."""
+    model = write_reader(tmp_path / "model", "llama")
+    write_json(model / "wim.json", {"margins": wish, "chunk_tokens": 60, "margin_tokens": 8, "answer_tokens": 7})
+    if wish == "underlined":
+        monkeypatch.setattr("weights.checkpoint.load_weights", None)
+    given = ["--model", str(model), "--context", str(files / "context.txt"), "--query", QUERY, "--device", "cpu", "--pack"]
+    code, out, err = run(capsys, given)
+    assert (code, bool(out)) == ((0, True) if wish == "written" else (2, False))
+    assert ("margins is underlined; it should be written or both with --pack" in err) == (wish == "underlined")
+
+
+@pytest.mark.parametrize("kind", ["underlined", "both"])
+def test_underlines_are_not_shown_as_probabilities(files, capsys, kind):
+    """A line tells how much a sentence was looked at beside the others; the last one, what the looking took."""
+    code, _, err = run(capsys, arguments(files, "--margins", kind))
+    lines = [line for line in err.splitlines() if line.startswith("[chunk")]
+    shares = [line for line in lines if re.search(r"  [✓✗] looked at (most|\(0\.\d\d of the most\))$", line)]
+    assert code == 0 and len(shares) > 1 and sum(line.endswith("✓ looked at most") for line in shares) == 1
+    assert any("relevant" in line or "nothing" in line for line in lines) == (kind == "both")
+    wanted = r" · underlines: looked in \d" if kind == "underlined" else r"written, and underlines looked for, in \d"
+    assert re.search(wanted, err.splitlines()[-1])
 
 
 def test_bad_input_is_found_before_weights_are_read(files, capsys, monkeypatch):

@@ -59,6 +59,18 @@ def session(folder, capsys, monkeypatch, tmp_path):
     return run
 
 
+class Typed(io.StringIO):
+    """Lines that somebody types; ^C is no line."""
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        if (line := super().readline()) == "^C\n":
+            signal.raise_signal(signal.SIGINT)
+        return line
+
+
 def interrupt_at(monkeypatch, kind, times):
     """Ctrl-C, once or more, as this kind of event is first shown."""
     left, show = [kind] * times, Terminal.show
@@ -119,6 +131,11 @@ def test_the_room_for_questions_is_less_where_the_context_is_short(limit, room):
 
 
 # Margins ------------------------------------------------------------------------------------------------------------------
+
+
+def test_again_takes_nothing_behind_it(session):
+    code, _, err, results = session("/again now", "/save saved")
+    assert code == 0 and len(results) == 1 and "/again takes nothing behind it; leave out now." in err
 
 
 def test_margins_are_listed_dropped_and_kept(session):
@@ -186,6 +203,7 @@ def test_underlined_sentences_go_by_their_chunks_and_are_dropped_and_edited(sess
         ("/save absent/file", "absent/file cannot be written (No such file"),
         ("/bogus 7", "There is no /bogus"),
         ("/", "There is no /;"),
+        ("/margins 7", "/margins takes nothing behind it; leave out 7."),
     ],
 )
 def test_what_cannot_be_done_gets_a_sentence_and_changes_nothing(session, tmp_path, line, said):
@@ -218,7 +236,8 @@ def test_a_question_about_this_projects_own_files_shows_their_lines(session, tmp
         model="long",
     )
     assert code == 0 and "document: src (4 files), " in err
-    margins = [margin for margin in result["margins"] if not margin["text"].startswith("File: ")]
+    margins = result["margins"]
+    assert not any(margin["text"].startswith("File: ") for margin in margins)  # those lines are in no file
     assert len(margins) > 3 and len({margin["sources"][0]["file"] for margin in margins}) > 1
     for margin in margins:
         [source] = margin["sources"]
@@ -304,6 +323,23 @@ def test_ctrl_c_stops_what_runs_and_comes_back(session, monkeypatch, kind, times
     assert short == (kind in (ChunkRead, MarginDone)) and len(early["margins"]) <= early["chunks_read"]
     *_, [fresh] = session("/save saved")
     assert (whole["answer"], whole["margins"]) == (fresh["answer"], fresh["margins"])
+
+
+# As at a terminal, Ctrl-C reaches the editor and this process.
+KILLED = f"{sys.executable} -S -c 'import os; os.kill(os.getppid(), 2); os.kill(os.getpid(), 2)'"
+
+
+@pytest.mark.parametrize("editor", ["", KILLED], ids=["line", "editor"])
+@pytest.mark.parametrize("options", [["--interactive"], ["--review"], ["--review", "--interactive"]], ids=" ".join)
+def test_ctrl_c_while_a_margin_is_edited_leaves_it_as_it_was(session, monkeypatch, options, editor):
+    monkeypatch.setattr(io, "StringIO", Typed)
+    monkeypatch.setenv("VISUAL", editor)
+    monkeypatch.delenv("EDITOR", raising=False)
+    edited = ["/edit 1"] if editor else ["/edit 1", "^C"]
+    code, out, err, _ = session(*edited, "/margins", "/edit 2 Moon.", "", options=(*options, "--query", QUERY))
+    first = re.findall(r"^(?:> |review> |edit> )* +1 (\[chunk 1 .*)$", err, re.MULTILINE)
+    assert code == 0 and out.strip() and "Interrupted" not in err and "Moon.  ✓" in err
+    assert len(first) >= 1 and len(set(first)) == 1
 
 
 # The terminal itself ------------------------------------------------------------------------------------------------------

@@ -48,6 +48,18 @@ def test_what_is_underlined_stands_in_the_document_at_its_place(folders, name):
     assert max(margin.score for margin in margins) == (0 if name == "phi3-window" else 1)
 
 
+def test_no_heading_of_the_callers_is_underlined(folders):
+    wim = open_wim(folders["llama"], DOCUMENT, margins="underlined", underlines=4)
+    best = done(ask(wim)).margins
+    at = {(s.start, s.end): s.text_start for chunk in wim.plan.chunks for s in chunk.sentences}
+    left_out = [margin for margin in best if margin.score == 1]
+    wim.headings = [(at[margin.start, margin.end], at[margin.start, margin.end] + 1) for margin in left_out]
+    found = done(ask(wim)).margins
+    assert len(found) == 4 and not {m.start for m in found} & {m.start for m in left_out}
+    assert {m.start for m in best} - {m.start for m in left_out} < {m.start for m in found}
+    assert max(margin.score for margin in found) == 1  # of what is left
+
+
 @readers
 @pytest.mark.parametrize("margins", ["underlined", "both"])
 def test_the_documents_cache_is_that_of_plain_reading(folders, name, margins):
