@@ -46,6 +46,7 @@ from report import Recorder, check_report, write_report
 from texts import read_text
 
 from model import InputError
+from weights.hub import DEMOS
 from wim.settings import PATTERNS, Settings
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does not wait for it
@@ -169,6 +170,9 @@ def run(args: argparse.Namespace) -> None:
     places = device if rank is None else f"{rank.size} x {device.type}"
     where = f"{checkpoint.name} on {places}, {str(dtype).removeprefix('torch.')}{kept}"
     print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
+    own_text = args.context is not None or args.example is not None or document.piped
+    if own_text and checkpoint.folder in DEMOS.values():
+        print("This is a demo, which knows the people of its own stories; --model takes a real one.", file=sys.stderr)
     for sentence in wim.plan.shortages():
         print(sentence, file=sys.stderr)
 

@@ -213,6 +213,13 @@ def test_a_piped_document_is_read_without_being_named(files, capsys, monkeypatch
             assert (code, out) == (2, "") and "needs a question" in err
 
 
+@pytest.mark.parametrize("is_demo", [True, False])
+def test_a_demo_with_a_text_of_ones_own_says_what_it_is(files, capsys, monkeypatch, is_demo):
+    monkeypatch.setattr(generate, "DEMOS", {"tiny": files / "model"} if is_demo else {})
+    _, _, err = run(capsys, arguments(files))
+    assert ("This is a demo" in err) == is_demo
+
+
 def test_several_documents_are_all_read(files, capsys):
     code, _, err = run(capsys, arguments(files, "--context", "@example.json", "@list.json"))
     alone = run_json(capsys, arguments(files))["document_tokens"]
