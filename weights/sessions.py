@@ -20,6 +20,7 @@ from weights.safetensors_loader import Progress
 
 if TYPE_CHECKING:
     from model.parallel import Rank
+    from model.transformer import CausalLM
 
 GIB = 2**30
 
@@ -106,8 +107,7 @@ class Sessions:
             # Given back before a larger one is allocated; some spare room, as the next document may be longer still.
             session, capacity = None, capacity + capacity // 8
         if session is None:
-            model = self._models[folder]
-            session = Session(model, capacity) if self.rank is None else self.rank.session(model, capacity)
+            session = session_on(self._models[folder], capacity, self.rank)
         session.rollback(0)
         self._sessions[wanted.role] = session
         return session
@@ -125,12 +125,18 @@ def needed_bytes(
     """Bytes on the device: weights, caches, and an estimate of the room to work in; of a rank's part, if one is given."""
     checkpoints = {each.checkpoint.folder: each.checkpoint for each in wanted}.values()
     held = sum(checkpoint.weight_bytes(dtype, weights, rank) for checkpoint in checkpoints)
-    cache = sum(each.capacity * KVCache.bytes_per_token(_share(each.checkpoint.config, rank), dtype) for each in wanted)
-    work = max(_work_bytes(each, _share(each.checkpoint.config, rank), dtype) for each in wanted)
+    cache = sum(each.capacity * KVCache.bytes_per_token(share(each.checkpoint.config, rank), dtype) for each in wanted)
+    work = max(_work_bytes(each, share(each.checkpoint.config, rank), dtype) for each in wanted)
     return {"weights": held, "cache": cache, "work": work}
 
 
-def _share(config: ModelConfig, rank: Rank | None) -> ModelConfig:
+def session_on(model: CausalLM, capacity: int, rank: Rank | None = None) -> Session:
+    """A session on a model, or on a rank's part of one."""
+    return Session(model, capacity) if rank is None else rank.session(model, capacity)
+
+
+def share(config: ModelConfig, rank: Rank | None) -> ModelConfig:
+    """The numbers of the model that a process has: of a rank's part, if it is one of several."""
     return config if rank is None else rank.share(config)
 
 

@@ -21,6 +21,7 @@ from model.sampling import Sampler
 from model.session import Session
 from weights import Checkpoint
 from weights.device import free_bytes, peak_bytes
+from weights.sessions import session_on, share
 from wim.budget import Plan
 from wim.events import ChunkRead, Done, MarginDone, MarginToken
 from wim.loop import WiM
@@ -64,10 +65,7 @@ class Bench:
 
     def session(self, plan: Plan) -> Session:
         self.model.set_max_length(plan.longest)
-        return self.session_of(max(plan.capacity, self.capacity))
-
-    def session_of(self, capacity: int) -> Session:
-        return Session(self.model, capacity) if self.rank is None else self.rank.session(self.model, capacity)
+        return session_on(self.model, max(plan.capacity, self.capacity), self.rank)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -159,7 +157,7 @@ def whole_run(bench: Bench, changes: dict[str, object], questions: int = 1) -> d
     plan = bench.plan(**changes)
     session, classifier = bench.session(plan), None
     if plan.verdict_capacity:
-        classifier = Classifier(bench.session_of(plan.verdict_capacity), plan.classifier_prompts)
+        classifier = Classifier(session_on(bench.model, plan.verdict_capacity, bench.rank), plan.classifier_prompts)
     wim = WiM(plan, session, classifier)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -231,7 +229,7 @@ def load(
     rank: its part only
     """
     n_bytes, free = count_bytes(config, dtype, weights, rank), free_bytes(device)
-    cache = capacity * KVCache.bytes_per_token(config if rank is None else rank.share(config), dtype)
+    cache = capacity * KVCache.bytes_per_token(share(config, rank), dtype)
     if free is not None and n_bytes + cache > free:
         raise InputError(
             f"The weights take {n_bytes / GIB:.1f} GiB, a cache of {capacity} positions {cache / GIB:.1f} GiB, and "
