@@ -128,9 +128,8 @@ class FlashRows(DeviceRows):
         if options.window is None:
             groups, unseen = self.pieces, self.unseen  # each with all rows' queries
         else:
-            groups = self.windowed[
-                options.window
-            ]  # two for each row, over prefix and own tokens, with that row's queries alone
+            # Two for each row, over prefix and own tokens, with that row's queries alone.
+            groups = self.windowed[options.window]
             unseen = (groups.key_counts == 0).view(2, -1)
         copies = queries.expand(len(unseen), *queries.shape).reshape(-1, *queries.shape[2:])
         out, lse = varlen_attention(copies, keys, values, groups, scale=options.scale)

@@ -21,6 +21,7 @@ afterwards: there is never more than one in memory. Without triton, matrices are
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -28,6 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FEW = 64  # rows of x up to which the matrix is read as int8: they take 195 microseconds, expanded 175 + 141; 128 take 320
+
+
+@cache
+def triton_is_there() -> bool:
+    """Looked for once, as every product of every layer asks."""
+    return find_spec("triton") is not None
+
 
 # An operator, but not by torch.library.custom_op, which imports the compiler at the first call.
 library = torch.library.Library("writing_in_the_margins", "FRAGMENT")
@@ -42,7 +50,7 @@ def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     x: (..., in_features); weight: (out_features, in_features) int8; scale: (out_features,) float32
     bias: (out_features,) in the dtype of x. Returns (..., out_features) in the dtype of x.
     """
-    if x.device.type != "cuda" or not find_spec("triton"):
+    if x.device.type != "cuda" or not triton_is_there():
         expanded = torch.mul(weight, scale[:, None], out=weight.new_empty(weight.shape, dtype=x.dtype))
         return F.linear(x, expanded, bias)
     from model.kernels import int8_triton
