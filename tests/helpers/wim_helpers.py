@@ -29,6 +29,9 @@ from wim.settings import Settings
 READERS = {variant.name: variant for variant in VARIANTS if variant.reader is not None}
 SETTINGS = Settings(margins="written", chunk_tokens=60, margin_tokens=10, answer_tokens=9)
 QUERY = "Where is Mary?"
+# The same for a command line, so that a tiny model reads several chunks of a short document in no time.
+SMALL_RUN = ["--chunk-tokens", "60", "--margin-tokens", "8", "--answer-tokens", "7"]
+SMALL_RUN += ["--device", "cpu", "--dtype", "float32"]
 
 
 def document(sentences: int = 24) -> str:

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from screen import shown
 from weights_helpers import write_json
-from wim_helpers import QUERY, document, write_reader
+from wim_helpers import QUERY, SMALL_RUN, document, write_reader
 
 from model import InputError
 from scripts import generate
@@ -28,20 +28,7 @@ from wim.budget import make_plan
 from wim.events import AnswerToken, ChunkJudged, ChunkRead, Done, Margin, MarginDone, MarginToken, Noted, Rollback
 from wim.settings import Settings
 
-SMALL = [
-    "--margins",
-    "written",
-    "--chunk-tokens",
-    "60",
-    "--margin-tokens",
-    "8",
-    "--answer-tokens",
-    "7",
-    "--device",
-    "cpu",
-    "--dtype",
-    "float32",
-]
+SMALL = ["--margins", "written", *SMALL_RUN]
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from cli import keyboard
 from cli.prompt import with_room
 from cli.terminal import Terminal
 from screen import shown
-from wim_helpers import OTHER, QUERY, document, write_reader
+from wim_helpers import OTHER, QUERY, SMALL_RUN, document, write_reader
 
 from model import InputError
 from model.errors import DoesNotFit
@@ -29,8 +29,7 @@ from weights import Checkpoint
 from wim.events import AnswerToken, ChunkRead, MarginDone, Noted
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--margins", "written", "--chunk-tokens", "60", "--margin-tokens", "20", "--answer-tokens", "7"]
-SMALL += ["--device", "cpu", "--dtype", "float32"]
+SMALL = [*SMALL_RUN, "--margins", "written", "--margin-tokens", "20"]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from report import Recorder, Strip, check_report, write_report
 from report import page as page_module
 from report.page import page
 from report.passages import FOLDED_FROM
-from wim_helpers import DOCUMENT, OTHER, QUERY, document, open_wim, tokens_read, write_reader
+from wim_helpers import DOCUMENT, OTHER, QUERY, SMALL_RUN, document, open_wim, tokens_read, write_reader
 
 from scripts import generate
 from wim.events import Done, Margin, MarginDone, MarginToken
@@ -274,20 +274,8 @@ def test_a_link_stays_one(folder, tmp_path):
 
 def test_generate_writes_it(folder, tmp_path, capsys):
     (tmp_path / "context.txt").write_text(DOCUMENT, encoding="utf-8")
-    small = [
-        "--chunk-tokens",
-        "60",
-        "--margin-tokens",
-        "8",
-        "--answer-tokens",
-        "7",
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-    ]
     files = ["--model", str(folder), "--context", str(tmp_path / "context.txt"), "--report", str(tmp_path / "run.html")]
-    assert generate.main([*files, *small, "--query", QUERY, "--query", OTHER]) == 0
+    assert generate.main([*files, *SMALL_RUN, "--query", QUERY, "--query", OTHER]) == 0
     html = (tmp_path / "run.html").read_text(encoding="utf-8")
     read = Read(html)
     assert read.document == DOCUMENT
