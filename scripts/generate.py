@@ -168,7 +168,8 @@ def run(args: argparse.Namespace) -> None:
     size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"
     kept = " with int8 weights" if args.weights == "int8" else ""
     places = device if rank is None else f"{rank.size} x {device.type}"
-    where = f"{checkpoint.name} on {places}, {str(dtype).removeprefix('torch.')}{kept}"
+    computed_in = str(dtype).removeprefix("torch.")
+    where = f"{checkpoint.name} on {places}, {computed_in}{kept}"
     print(printable(f"document: {document}, {size} · {where}"), file=sys.stderr)
     own_text = args.context is not None or args.example is not None or document.piped
     if own_text and checkpoint.folder in DEMOS.values():
@@ -183,7 +184,7 @@ def run(args: argparse.Namespace) -> None:
             "classifier": args.classifier,
             "device": str(device),
             "processes": 1 if rank is None else rank.size,
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": computed_in,
             "weights": args.weights,
             "document_tokens": wim.plan.document_tokens,
             "peak_device_bytes": peak_bytes(device),
