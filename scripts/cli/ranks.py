@@ -34,6 +34,7 @@ EVERY = 0.2  # seconds between two looks at whether the others are still there
 #   errors    how many have had one, so that the first says it
 #   over      there once one has ended badly, and has said why
 board: TCPStore | None = None
+leaving = threading.Event()  # this process ends by itself, with a code of its own
 
 
 def join(name: str | None) -> tuple[torch.device, Rank | None]:
@@ -95,6 +96,7 @@ def leave(main: Callable[[], int]) -> NoReturn:
     except BaseException as error:  # nobody expected this one
         tell_once(GONE if _is_of_another(error) else traceback.format_exc())
         code = 1
+    leaving.set()
     with suppress(OSError, RuntimeError, ValueError):  # the reader of the output has gone, or torchrun
         if code and board is not None:
             board.set("over", "")
@@ -126,4 +128,5 @@ def _end_with_others(heard: int) -> None:
             if select.select([heard], [], [], EVERY)[0] and signal.SIGTERM in os.read(heard, 64):
                 tell_once(GONE)
                 break
-    os._exit(2)
+    if not leaving.is_set():
+        os._exit(2)
