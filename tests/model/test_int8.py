@@ -71,15 +71,17 @@ def test_no_number_is_off_by_more_than_half_a_step(rows, factor, dtype):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("n_rows", [1, int8_product.FEW, int8_product.FEW + 1])
-def test_a_product_is_that_with_the_rounded_matrix(n_rows, bias, dtype):
+@pytest.mark.parametrize("n_rows", [1, int8_product.PACKED + 1, int8_product.FEW_ON_CPU, int8_product.FEW_ON_CPU + 1])
+def test_a_product_is_that_with_the_rounded_matrix(n_rows, bias, dtype, monkeypatch):
+    """Also where the matrix is taken in slabs, of which the last is a smaller one."""
+    monkeypatch.setattr(int8_product, "SLAB", 7 * 30 * dtype.itemsize)
     torch.manual_seed(0)
     integers, scale = quantise(torch.randn(20, 30))
     x, b = torch.randn(n_rows, 30).to(dtype)[None], torch.randn(20).to(dtype) if bias else None
     expected = F.linear(x.double(), integers.double() * scale.double()[:, None], b if b is None else b.double())
     found = int8_linear(x, integers, scale, b)
     assert found.shape == (1, n_rows, 20) and found.dtype == dtype
-    assert (found - expected).abs().max() < {2: 2e-2, 4: 1e-5}[dtype.itemsize] * expected.std()
+    assert (found - expected).abs().max() < {2: 3e-2, 4: 1e-5}[dtype.itemsize] * expected.std()
 
 
 @variants()
