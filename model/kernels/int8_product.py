@@ -16,12 +16,12 @@ Llama-3.1-8B, PyTorch 2.11, 2026-11-28, in two runs, each on one H200; at the ra
 
 Few rows take as long as the matrix takes to come from memory, so it must come as int8. Many rows are bound by arithmetic,
 and the matrix library is fastest. So the matrix is expanded first, which takes 175 microseconds a layer, and forgotten
-afterwards: there is never more than one in memory. Without triton, PyTorch expands it for
-any number of rows.
+afterwards: there is never more than one in memory. Without triton, PyTorch expands it for any number
+of rows.
 
 On a CPU a fresh float matrix costs the most: its pages. Few rows take the matrix in slabs that stay in the cache, and as bare
-integers; the scale comes after the sum. Milliseconds for 17,920 x 1,536, one thread of a busy
-x86-64 with AVX-512 (PyTorch 2.13, best of some calls):
+integers; the scale comes after the sum. Milliseconds for 17,920 x 1,536, one thread of a busy x86-64 with AVX-512 (PyTorch
+2.13, best of some calls):
 
     rows of x                                 1      4     16     64    512
     F.linear, float32                       7.2     17     25     60    325
