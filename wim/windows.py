@@ -61,7 +61,7 @@ def riding_along(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
         if not wim.plan.margin_tokens[chunk.index]:
             continue
         margin = yield from wim.write_margin(query, chunk)
-        yield from desk.back()
+        yield from desk.rollback()
         margins.append(margin)
         more_to_read = chunk.index + 1 == len(desk.chunk_ends) < len(wim.plan.chunks) and not desk.stopped
         if more_to_read and not says_nothing(margin.text):
