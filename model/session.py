@@ -18,7 +18,7 @@ from torch import Tensor
 from model.attention_mass import AttentionMass
 from model.branch import Branches, padded_on_the_left
 from model.cache import KVCache
-from model.decode import RowsContext, decode, plain_step
+from model.decode import decode, plain_step
 from model.graph import GraphSteps
 from model.kernels.cuda_attention import flash_serves
 from model.packed import Packed
@@ -156,7 +156,9 @@ class Session:
         """Sums over the heads that this session has, over all heads: the same, where it has all of them."""
         return sums
 
-    def _decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
+    def _decode(
+        self, logits: Tensor, context: KVCache | Branches, max_tokens: int, sampler: Sampler
+    ) -> Iterator[list[int]]:
         if self.use_graphs:
             return self.graphs.decode(logits, context, max_tokens, sampler)
         return decode(logits, plain_step(self.model, context), max_tokens, sampler)
