@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from model import InputError
+from wim.contracts import Source
 from wim.prompts import Prompts, fill, list_margins, one_line
-
-if TYPE_CHECKING:
-    from weights import Checkpoint
 
 EMPTY = "N/A"  # a question that asks for nothing: what it makes a model look at, every question does
 
@@ -26,7 +23,7 @@ class PromptIds:
     Raises InputError when the chat template takes no system prompt.
     """
 
-    def __init__(self, checkpoint: Checkpoint, prompts: Prompts, margin_tokens: int, system: str | None = None):
+    def __init__(self, checkpoint: Source, prompts: Prompts, margin_tokens: int, system: str | None = None):
         self.prompts, self.tokenizer, self.margin_tokens = prompts, checkpoint.tokenizer, margin_tokens
         self.chat_header, self._lead, self.closing = checkpoint.chat.prompt_pieces(system)
         self.header = self.chat_header + self._first(prompts.opening)
