@@ -1,11 +1,11 @@
 """A model with one cache, and the verbs that a loop over a document is made of.
 
-prefill    read tokens; their keys and values stay
-generate   read a prompt and continue it, token by token
-rollback   forget everything from a length on
-branch     continue several prompts from several ends of what has been read, together
-attention  what a question makes the model look at
-probability, without writing it, of one kind of reply against another
+prefill      read tokens; their keys and values stay
+generate     read a prompt and continue it, token by token
+rollback     forget everything from a length on
+branch       continue several prompts from several ends of what has been read, together
+attention    what a question makes the model look at
+probability  how likely a reply begins in one way rather than in another, without writing it
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Session:
 
         ends: for each look, how many positions it sees; both prompts are branches from there
         borders: for each look, positions that cut what it sees into spans
-        Returns for each look, for each span, what the question's token gives it that gives it most: see AttentionMass.
+        Returns, for each look and span, the most that a single token of the question gives it; see AttentionMass.
         """
         asked = [question, empty] * len(ends)
         pads, padded = padded_on_the_left([prompt for prompt, _ in asked])

@@ -123,7 +123,7 @@ class CausalLM(nn.Module):
         if run is None:
             run = compiled_layers() if self.compiled else run_layer
         x = self.model(self.embed(token_ids), context if context is not None else NoCache(token_ids.device), run)
-        # Next to each other, rows of a batch are one product; else the matrix is read for each.
+        # Contiguous, rows of a batch are one product with the head's matrix; else it is read for each of them.
         return self.logits(x if all_logits else x[:, -1:].contiguous())
 
     def embed(self, token_ids: Tensor) -> Tensor:
