@@ -56,6 +56,7 @@ class Desk:
         return self.was_read(chunk)
 
     def was_read(self, chunk: Chunk) -> ChunkRead:
+        """Count a chunk that has been read, and say so."""
         self.meter.tokens["document"] += len(chunk.ids)
         return ChunkRead(chunk.index, len(self.plan.chunks), len(chunk.ids), self.session.length)
 
