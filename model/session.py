@@ -22,7 +22,7 @@ from model.decode import decode, plain_step
 from model.graph import GraphSteps
 from model.kernels.cuda_attention import flash_serves
 from model.packed import Packed
-from model.sampling import Sampler, checked, odds
+from model.sampling import Sampler, checked, yes_probability
 from model.transformer import CausalLM
 
 # The most that `prefill` reads in one forward pass: bounds the memory for activations. Prompts of branches go in one pass,
@@ -113,7 +113,7 @@ class Session:
         The prompts are branches from everything that has been read; nothing stays.
         """
         logits, _ = self._read_branches([self.length] * len(prompts), prompts, 0)
-        return odds(logits, yes_ids, no_ids).tolist()
+        return yes_probability(logits, yes_ids, no_ids).tolist()
 
     @torch.inference_mode()
     def prefill_and_probability(
@@ -129,7 +129,7 @@ class Session:
         last, length = token_ids[n_first:], other.length
         logits = self.model(self._tensor([[*last, *prompt]]), Packed(self.cache, len(last), other.cache))[:, -1]
         other.rollback(length)
-        return odds(checked(logits), yes_ids, no_ids).item()
+        return yes_probability(checked(logits), yes_ids, no_ids).item()
 
     @torch.inference_mode()
     def attention(self, ends: Sequence[int], question: Watched, empty: Watched, borders: Rows) -> list[list[float]]:
