@@ -103,7 +103,8 @@ def check_session(session: Session, settings: Settings, pattern: str, together: 
 
     together: of how many chunks margins are written together
     """
-    written, underlined = (pattern == "wim" and settings.margins in (kind, "both") for kind in ("written", "underlined"))
+    written = pattern == "wim" and settings.margins != "underlined"
+    underlined = pattern == "wim" and settings.margins != "written"
     for verb, wanted, what, instead in (
         ("attention", underlined, "underlined margins", "take margins='written'"),
         ("branch", written and together > 1, f"margins of {together} chunks together", "take margin_window=1"),

@@ -95,22 +95,16 @@ class WiM:
 
     def judge(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """Get the verdicts on margins, all together. Without a classifier, all that say something are relevant."""
-        asked = []
         for margin in margins:
             margin.relevant = not says_nothing(margin.text)
-            if margin.relevant and self.classifier is not None:
-                asked.append(margin)
-        if asked:
+        asked = [margin for margin in margins if margin.relevant]
+        if asked and self.classifier is not None:
             with self.desk.meter.timed("verdicts"):
                 probabilities, n_tokens = self.classifier.judge(query, [margin.text for margin in asked])
             self.desk.meter.tokens["verdicts"] += n_tokens
             for margin, probability in zip(asked, probabilities, strict=True):
-                self.settle(margin, probability)
+                margin.judged(probability, self.settings.threshold)
         yield from map(MarginDone, margins)
-
-    def settle(self, margin: Margin, probability: float) -> None:
-        """Note a verdict on its margin."""
-        margin.probability, margin.relevant = probability, probability >= self.settings.threshold
 
     def _answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """The final prompt holds the relevant margins and the question."""

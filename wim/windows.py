@@ -79,7 +79,7 @@ def _read_and_judge(wim: WiM, query: str, chunk: Chunk, margin: Margin) -> Itera
         probability, n_tokens = wim.classifier.judge_while_reading(query, margin.text, wim.session, chunk.ids)
         wim.session.synchronize()
     desk.meter.tokens["verdicts"] += n_tokens
-    wim.settle(margin, probability)
+    margin.judged(probability, wim.settings.threshold)
     yield MarginDone(margin)
     desk.chunk_ends.append(wim.session.length)
     yield desk.was_read(chunk)
