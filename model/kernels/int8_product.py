@@ -19,7 +19,7 @@ and the matrix library is fastest. So the matrix is expanded first, which takes 
 afterwards: there is never more than one in memory. Without triton, PyTorch expands it for any number
 of rows.
 
-On a CPU a fresh float matrix costs the most: its pages. Few rows take the matrix in slabs that stay in the cache, and as bare
+On a CPU a fresh float matrix costs the most: its pages. Few rows take the matrix in slabs that stay in the cache, as bare
 integers; the scale comes after the sum. Milliseconds for 17,920 x 1,536, one thread of a busy x86-64 with AVX-512 (PyTorch
 2.13, best of some calls):
 
