@@ -64,7 +64,10 @@ class Session:
 
     @torch.inference_mode()
     def prefill(self, token_ids: Sequence[int]) -> Tensor:
-        """Read tokens. Returns the logits of the last position, (1, vocab_size)."""
+        """Read tokens. Returns the logits of the last position, (1, vocab_size).
+
+        Raises ValueError for no tokens, and for more than the cache has room for.
+        """
         if not token_ids:
             raise ValueError("There is nothing to prefill; give at least one token.")
         for piece in self._tensor([token_ids]).split(PREFILL_TOKENS, dim=1):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def llm(wim: WiM, query: str) -> Iterator[Event]:
+    """Read every chunk, then the question."""
     for chunk in wim.desk.until_stopped(wim.plan.chunks):
         yield from wim.desk.read(chunk)
     yield from wim.finish(wim.prompts.answer(query), len(wim.desk.chunk_ends))

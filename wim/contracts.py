@@ -141,6 +141,8 @@ class Tokenizer(Protocol):
 
 
 class Stream(Protocol):
+    """Ids that come one by one, as text: the pieces, joined, are the text of them all."""
+
     def put(self, token_id: int) -> str:
         """The text that is complete with this id, perhaps none."""
         ...

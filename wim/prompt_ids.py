@@ -42,17 +42,22 @@ class PromptIds:
             )
 
     def margin(self, query: str, beginning: str) -> list[int]:
-        """beginning: of the chunk that the margin is about."""
+        """Behind a chunk; the reply is the margin. beginning: the chunk's first words"""
         return self._ask(self.prompts.margin, query=query, beginning=beginning)
 
     def relevance(self, query: str) -> list[int]:
+        """Behind one chunk alone, up to where the reply begins with YES or NO."""
         return self.tokenizer.encode(fill(self.prompts.relevance, query=query)) + self._to_verdict
 
     def answer(self, query: str) -> list[int]:
+        """Behind the document, without margins."""
         return self._ask(self.prompts.answer, query=query)
 
     def answer_with_margins(self, query: str, margins: list[str], quoted: Collection[str] = ()) -> list[int]:
-        """quoted: those of the margins that are sentences of the document, and so no longer than these"""
+        """Behind the document, with margins. Without any, it is `answer`, unless the wording has a text for `no_margins`.
+
+        quoted: those of the margins that are sentences of the document, and so no longer than these
+        """
         cut = [margin if margin in quoted else self._note(one_line(margin)) for margin in margins]
         notes = list_margins(self.prompts, cut)
         if not notes:
