@@ -66,7 +66,7 @@ class WiM:
                 yield from baselines.rag(self, query)
             case "wim":
                 if self.settings.margins != "underlined" and not hasattr(self.session, "branch"):
-                    yield from self.desk.forget_document()  # a margin on a chunk that others follow would be a branch
+                    yield from self.desk.forget_document()  # it can write behind what it read last, and nowhere else
                 margins = yield from self._margins(query)
                 yield Noted(margins)
                 yield from self._answer(query, margins)
@@ -134,6 +134,7 @@ class WiM:
         return sorted(margins, key=lambda margin: (margin.chunk, margin.start))
 
     def _written(self, query: str) -> Generator[Event, None, list[Margin]]:
+        """As the paper does, or one of the faster ways (wim/windows.py)."""
         if self.settings.pack and self.classifier is not None and self.classifier.session.model is self.session.model:
             return windows.riding_along(self, query)
         return windows.together(self, query) if self.plan.margin_window > 1 else self.one_by_one(query)
