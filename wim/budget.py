@@ -48,13 +48,13 @@ class Plan:
         return self.chunks[-1].end
 
     @property
-    def least(self) -> int:
+    def min_length(self) -> int:
         """Positions of the model's context without which the document cannot be read."""
         return self._read + max(self.needs.answer, self.needs.relevance, self.needs.look)
 
     @property
-    def longest(self) -> int:
-        """The last position that a token can get, plus one."""
+    def max_length(self) -> int:
+        """How many positions of the model's context the run uses at most."""
         behind = max(self._last_prompt, self.needs.relevance, self.needs.look, self._margin_row)
         return min(self.context_length, self._read + behind)
 
@@ -65,7 +65,7 @@ class Plan:
         return self._read + max(self._last_prompt, self.needs.all_relevance, together, self._looks)
 
     @property
-    def longest_verdict(self) -> int:
+    def verdict_length(self) -> int:
         """The most positions of one verdict, header and prompt."""
         return self.needs.verdict_header + self.needs.verdict
 
@@ -183,21 +183,21 @@ def make_plan(
     margin_tokens = [max(0, min(settings.margin_tokens, n_tokens)) for n_tokens in left]
     plan = Plan(settings, ids, judge, chunks, needs, limit, window, margin_tokens, queries=tuple(queries))
     check_fits(plan, checkpoint, classifier)
-    return replace(plan, needs=replace(needs, notes=min(needs.notes, limit - plan.least)))
+    return replace(plan, needs=replace(needs, notes=min(needs.notes, limit - plan.min_length)))
 
 
 def check_fits(plan: Plan, checkpoint: Source, classifier: Source | None) -> None:
     """Raises DoesNotFit where a context is too short for the document, the question and the answer, or for a verdict."""
-    n_tokens, limit = plan.document_tokens, plan.context_length
-    if (over := plan.least - limit) > 0:
+    n_tokens, needed, limit = plan.document_tokens, plan.min_length, plan.context_length
+    if (over := needed - limit) > 0:
         shorter = f"shorten the document by {over} tokens, " if over < n_tokens else ""
         raise DoesNotFit(
-            f"The document has {n_tokens} tokens and needs {plan.least} positions with the question and an answer of up to "
+            f"The document has {n_tokens} tokens and needs {needed} positions with the question and an answer of up to "
             f"{plan.settings.answer_tokens}; {checkpoint.name} has {limit}: {shorter}lower --answer-tokens, shorten the "
             "question, or take a model with a longer context."
         )
-    if plan.needs.verdict and plan.longest_verdict > classifier.config.context_length:
+    if plan.needs.verdict and plan.verdict_length > classifier.config.context_length:
         raise DoesNotFit(
-            f"A verdict needs {plan.longest_verdict} positions and the classifier {classifier.name} has "
+            f"A verdict needs {plan.verdict_length} positions and the classifier {classifier.name} has "
             f"{classifier.config.context_length}; lower --margin-tokens or take another classifier."
         )

@@ -108,7 +108,7 @@ class WiM:
 
     def _answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """The final prompt holds the relevant margins and the question."""
-        room = self.plan.longest - self.session.length - self.settings.answer_tokens
+        room = self.plan.max_length - self.session.length - self.settings.answer_tokens
         prompt, left_out = last_prompt(self.plan, query, margins, room)
         yield from self.finish(prompt, len(self.desk.chunk_ends), margins, left_out)
 
