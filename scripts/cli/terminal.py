@@ -150,7 +150,7 @@ class Terminal:
         if not answered:
             if self.answers:
                 print(flush=True)
-            print("(no answer: the model wrote nothing that is text)", file=sys.stderr)
+            print("(no answer: the model wrote no text, or nothing but a thought; see --answer-tokens)", file=sys.stderr)
         if done.left_out:
             chunks = ", ".join(str(margin.chunk + 1) for margin in done.left_out)
             print(f"The last prompt had no room for the margins on these chunks: {chunks}.", file=sys.stderr)
