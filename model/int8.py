@@ -52,11 +52,12 @@ class Int8Linear(nn.Module):
         """x: (..., in_features) of any float dtype; returns (..., out_features) in the same."""
         return int8_linear(x, self.weight, self.scale, self.bias)
 
+    @torch.no_grad()
     def quantise(self, weight: Tensor) -> None:
-        """Take the values of a float weight, (out_features, in_features), and move to its device."""
-        quantised, scale = quantise(weight)
-        self.weight = nn.Parameter(quantised, requires_grad=False)
-        self.scale = nn.Parameter(scale, requires_grad=False)
+        """Take the values of a float weight, (out_features, in_features)."""
+        integers, scale = quantise(weight)
+        self.weight.copy_(integers)
+        self.scale.copy_(scale)
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -137,11 +137,21 @@ class CausalLM(nn.Module):
         """Say how many positions the run will use at most; see RotaryEmbedding for what depends on it."""
         self.model.rotary.set_max_length(length)
 
-    def fuse_weights(self) -> None:
-        """Lay matrices that read the same input next to each other, after loading; see model/kernels/fused_linears.py."""
+    def allocate(self, device: torch.device | str) -> CausalLM:
+        """Give the parameters, which are on the meta device, memory for values to come. For inference only.
+
+        Matrices that read the same input lie next to each other, see model/kernels/fused_linears.py; tied ones stay tied.
+        """
         for layer in self.model.layers:
             for linears in layer.fused_linears():
-                linears.fuse()
+                linears.allocate(device)
+        made: dict[nn.Parameter, nn.Parameter] = {}
+        for module in self.modules():
+            for name, like in module.named_parameters(recurse=False):
+                if like.is_meta:
+                    made.setdefault(like, nn.Parameter(torch.empty_like(like, device=device), requires_grad=False))
+                    setattr(module, name, made[like])
+        return self
 
     def compile_layers(self) -> None:
         """From now on compile the layers with torch.compile, for reading and for decoding. For inference on CUDA.

@@ -90,13 +90,10 @@ class Checkpoint:
         Raises InputError for weights that are absent, damaged, or not those of the configuration.
         """
         folder = resolve(self.name, self.revision, weights=True)
-        model = empty_model(self.config, dtype, weights, rank)
-        cuts = None if rank is None else rank.cuts(self.config)
-        load_weights(model, folder, device=device, dtype=dtype, progress=progress, cuts=cuts)
-        model.eval().requires_grad_(False)
-        model.fuse_weights()
+        model = empty_model(self.config, dtype, weights, rank).allocate(device)
+        load_weights(model, folder, progress=progress, cuts=None if rank is None else rank.cuts(self.config))
         model.set_max_length(max_length)
-        return model
+        return model.eval()
 
 
 def _refuse_what_is_no_model(folder: Path) -> None:

@@ -78,23 +78,21 @@ def load_weights(
     model: nn.Module,
     folder: Path,
     *,
-    device: torch.device | str,
-    dtype: torch.dtype,
     progress: Progress | None = None,
     cuts: Mapping[str, Cut] | None = None,
 ) -> None:
-    """Give every parameter of `model` its values from `folder`, on `device`, in `dtype`.
+    """Give every parameter of `model` its values from `folder`, where it stands and in its dtype.
 
-    model: its parameters may be on the meta device; they are replaced. Those that are shared (tied) stay shared, unless
-        they are stored with different values: then each gets its own, as in transformers 5. The weight of an Int8Linear is
-        quantised when it has been read, on the device; so only one matrix at a time stands there in `dtype`
+    model: parameters that are shared (tied) stay shared, unless they are stored with different values: then each gets its
+        own, as in transformers 5. The weight of an Int8Linear is quantised when it has been read, on its device, in the
+        dtype that it is stored in; so only one matrix at a time is there as floats
     progress: told (bytes read, bytes in all) at the start and after each tensor
     cuts: which part of a tensor the parameter of that name takes (model/parallel.py), where not all; no more is read
     Raises InputError, before any tensor is read, for files that are absent, damaged or not safetensors, and for tensors
     that are missing, unexpected or of another shape.
 
-    Values are read into their places, through a few small buffers where device or dtype differ, so the peak is the model
-    and READERS * PIECE bytes; tied tensors that are stored twice take one more.
+    Values are read into their places, through a few small buffers where device or dtype differ, so what is taken beside the
+    model are READERS * PIECE bytes; tied tensors that are stored twice take one more.
     """
     stored = read_headers(Path(folder))
     cuts = cuts or {}
@@ -102,17 +100,18 @@ def load_weights(
     read, total = 0, sum(stored[name].bytes for name in sources)
     report = progress or (lambda read, total: None)
     report(0, total)
-    with Pieces(torch.device(device), dtype) as reader:
+    with Pieces() as reader:
         for name in sorted(sources, key=lambda name: (stored[name].file, stored[name].start)):
-            _assign(model, sources[name], nn.Parameter(reader.read(stored[name], cuts.get(name)), requires_grad=False))
+            _read(reader, stored[name], *_owner(model, name), cuts.get(name))
             read += stored[name].bytes
             report(read, total)
         for name, names in sources.items():
             for other in names:
                 if other in stored and other != name:
-                    value = reader.read(stored[other], cuts.get(other))
-                    if not torch.equal(value, model.get_parameter(name)):
-                        _assign(model, [other], nn.Parameter(value, requires_grad=False))
+                    own = nn.Parameter(torch.empty_like(model.get_parameter(name)), requires_grad=False)
+                    reader.read(stored[other], own, cuts.get(other))
+                    if not torch.equal(own, model.get_parameter(name)):
+                        setattr(*_owner(model, other), own)
 
 
 class Pieces:
@@ -123,8 +122,7 @@ class Pieces:
     copies it to its place while the others read; on a CPU, where the dtype is that of the file, it reads into the place.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype):
-        self.device, self.dtype = device, dtype
+    def __init__(self):
         self.threads = ThreadPoolExecutor(READERS)
         self.own = threading.local()
 
@@ -134,23 +132,21 @@ class Pieces:
     def __exit__(self, *error: object) -> None:
         self.threads.shutdown()
 
-    def read(self, stored: Stored, cut: Cut | None = None) -> torch.Tensor:
-        """The tensor, or a part of it, in memory of its own.
+    def read(self, stored: Stored, place: torch.Tensor, cut: Cut | None = None) -> None:
+        """Read the tensor, or a part of it, into `place`: contiguous, of that shape, of any device and float dtype.
 
         Raises InputError when the file has become shorter or cannot be read.
         """
-        value = torch.empty(stored.shape_of(cut), dtype=self.dtype, device=self.device)
         step = PIECE // FLOATS[stored.dtype].itemsize
-        places = value.view(-1).split(step)
+        places = place.view(-1).split(step)
         for _ in self.threads.map(partial(self._fill, stored), places, pieces(stored.spans(cut), step)):
             pass
-        return value
 
     def _fill(self, stored: Stored, place: torch.Tensor, spans: list[tuple[int, int]]) -> None:
         """Read spans of elements into `place`, one after the other."""
         dtype = FLOATS[stored.dtype]
-        in_place = self.device.type == "cpu" and self.dtype == dtype
-        raw = place.view(torch.uint8) if in_place else self._buffer()[: len(place) * dtype.itemsize]
+        in_place = place.device.type == "cpu" and place.dtype == dtype
+        raw = place.view(torch.uint8) if in_place else self._buffer(place.device)[: len(place) * dtype.itemsize]
         left = memoryview(raw.numpy())
         try:
             with stored.file.open("rb", buffering=0) as file:
@@ -167,9 +163,9 @@ class Pieces:
         if not in_place:
             place.copy_(raw.view(dtype))
 
-    def _buffer(self) -> torch.Tensor:
+    def _buffer(self, device: torch.device) -> torch.Tensor:
         if not hasattr(self.own, "buffer"):
-            self.own.buffer = torch.empty(PIECE, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+            self.own.buffer = torch.empty(PIECE, dtype=torch.uint8, pin_memory=device.type == "cuda")
         return self.own.buffer
 
 
@@ -300,14 +296,20 @@ def _match(model: nn.Module, stored: dict[str, Stored], folder: Path, cuts: Mapp
     return sources
 
 
-def _assign(model: nn.Module, names: Iterable[str], parameter: nn.Parameter) -> None:
-    for name in names:
-        owner, _, attribute = name.rpartition(".")
-        module = model.get_submodule(owner)
-        if isinstance(module, Int8Linear) and attribute == "weight":
-            module.quantise(parameter)
-        else:
-            setattr(module, attribute, parameter)
+def _read(reader: Pieces, stored: Stored, owner: nn.Module, name: str, cut: Cut | None) -> None:
+    place = getattr(owner, name).detach()
+    if isinstance(owner, Int8Linear) and name == "weight":
+        matrix = torch.empty(place.shape, dtype=FLOATS[stored.dtype], device=place.device)
+        reader.read(stored, matrix, cut)
+        owner.quantise(matrix)
+    else:
+        reader.read(stored, place, cut)
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has a parameter, and the parameter's name there."""
+    owner, _, attribute = name.rpartition(".")
+    return model.get_submodule(owner), attribute
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class FusedLinears:
-    """Not a module: the parameters stay where the checkpoint has them, `fuse` only moves them next to each other.
+    """Not a module: the parameters stay where the checkpoint has them, and `allocate` lays them next to each other.
 
     linears: nn.Linear or model.int8.Int8Linear, all of one kind; each row of their parameters is of one output
     """
@@ -21,22 +21,18 @@ class FusedLinears:
         self.sizes = [linear.out_features for linear in linears]
         self.whole: nn.Module | None = None
 
-    def fuse(self) -> None:
-        """Lay the parameters out as those of one layer, of which each layer's own become views. For inference only."""
+    def allocate(self, device: torch.device | str) -> None:
+        """Give the layers, which are on the meta device, the memory of one, of which their own are views; its values are
+        still to come. For inference only."""
         first = self.linears[0]
-        whole = type(first)(first.in_features, sum(self.sizes), first.bias is not None, device="meta")
-        for name, _ in first.named_parameters():
-            setattr(whole, name, nn.Parameter(self._lay_out(name), requires_grad=False))
-        self.whole = whole
+        self.whole = type(first)(first.in_features, sum(self.sizes), first.bias is not None, device="meta")
+        for name, like in first.named_parameters():
+            values = torch.empty(sum(self.sizes), *like.shape[1:], dtype=like.dtype, device=device)
+            for module, part in zip((self.whole, *self.linears), (values, *values.split(self.sizes)), strict=True):
+                setattr(module, name, nn.Parameter(part, requires_grad=False))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """The outputs of all layers for x: (..., in_features)."""
         if self.whole is None:
             return tuple(linear(x) for linear in self.linears)
         return self.whole(x).split(self.sizes, dim=-1)
-
-    def _lay_out(self, name: str) -> Tensor:
-        whole = torch.cat([getattr(linear, name).detach() for linear in self.linears])
-        for linear, part in zip(self.linears, whole.split(self.sizes), strict=True):
-            getattr(linear, name).data = part
-        return whole

@@ -19,9 +19,9 @@ and the matrix library is fastest. So the matrix is expanded first, which takes 
 afterwards: there is never more than one in memory. Without triton, PyTorch expands it for any number
 of rows.
 
-On a CPU a fresh float matrix costs the most: its pages. Few rows take the matrix in slabs that stay in the cache, and as bare
-integers; the scale comes after the sum. Milliseconds for 17,920 x 1,536, one thread of a busy x86-64 with AVX-512 (PyTorch
-2.13, best of some calls):
+On a CPU a fresh float matrix cost the most where it was measured, for its pages. So few rows take the matrix in slabs that
+stay in the cache, as bare integers; the scale comes after the sum. Milliseconds for 17,920 x 1,536, one thread of a busy
+x86-64 with AVX-512 (PyTorch 2.13, best of some calls):
 
     rows of x                                 1      4     16     64    512
     F.linear, float32                       7.2     17     25     60    325

@@ -237,7 +237,7 @@ def load(
         )
     if checkpoint is not None:
         return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar(), weights, rank)
-    model = empty_model(config, dtype, weights, rank).to_empty(device=device).requires_grad_(False).eval()
+    model = empty_model(config, dtype, weights, rank).allocate(device).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -245,5 +245,4 @@ def load(
     for module in model.modules():
         if isinstance(module, Int8Linear):
             module.quantise(torch.empty(module.weight.shape, dtype=dtype, device=device).normal_(0, 0.02))
-    model.fuse_weights()
     return model

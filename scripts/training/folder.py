@@ -269,7 +269,7 @@ def read_weights(model: CausalLM, folder: Path) -> None:
     wanted.pop("lm_head.weight")  # it is the embedding
     if found != wanted or config.head_dim != model.config.head_dim:  # heads of another size have the same shapes
         raise InputError(f"{folder} is not of the family and the sizes asked for; give the --family and --size it has.")
-    load_weights(model, folder, device="cpu", dtype=torch.float32)
+    load_weights(model, folder)
     model.requires_grad_(True)
 
 

@@ -87,11 +87,10 @@ def part_of(rank, folder: Path, published: dict, weights: str):
     from weights.safetensors_loader import load_weights
 
     config = read_model_config(published)
-    model = empty_model(config, torch.float32, weights, rank)
-    load_weights(model, folder, device="cpu", dtype=torch.float32, cuts=rank.cuts(config))
-    model.eval().fuse_weights()
+    model = empty_model(config, torch.float32, weights, rank).allocate("cpu")
+    load_weights(model, folder, cuts=rank.cuts(config))
     model.set_max_length(PLANNED)
-    return model
+    return model.eval()
 
 
 def behaviours(rank, places: Sequence[tuple[Path, dict, str, int]]) -> list[dict]:

@@ -34,7 +34,7 @@ from model_variants import (
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from model import InputError, KVCache, build_model
+from model import InputError, KVCache, build_model, empty_model
 from model.rotary import frequencies
 from model.sampling import Sampler
 from model.session import Session
@@ -56,9 +56,8 @@ def rotary_type(kind):
 def load(folder, planned, config=None):
     """Our model from a folder as it was saved, or with another configuration."""
     config = config or json.loads((folder / "config.json").read_text())
-    with torch.device("meta"):
-        model = build_model(read_model_config(config))
-    load_weights(model, folder, device="cpu", dtype=torch.float32)
+    model = empty_model(read_model_config(config), torch.float32).allocate("cpu")
+    load_weights(model, folder)
     model.set_max_length(planned)
     return model.eval()
 
