@@ -138,9 +138,11 @@ class Terminal:
 
     def _answer(self, text: str) -> None:
         if not self.answering:
+            text = text.lstrip()
+            if not text:  # such as what stands between a thought and the answer
+                return
             self.close()
             self.answering = True
-            text = text.lstrip()
         if self.answers:
             print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
 
