@@ -26,6 +26,12 @@ LARGEST = {
     "head_dim": 10**4,
     "max_position_embeddings": 10**9,
 }
+# By `model_type`: the family's name here, and what stands under `architectures`.
+TYPES = {
+    called: (name, architecture)
+    for name, family in FAMILIES.items()
+    for called, architecture in {name: family.architecture, **family.also_called}.items()
+}
 LAYER_TYPES = ("full_attention", "sliding_attention")
 SUPPORTED = ", ".join(f"{name} ({family.architecture})" for name, family in FAMILIES.items())
 
@@ -89,16 +95,17 @@ def _model_type(config: Config) -> str:
     names, model_type = given_or(config.get("architectures"), []), config.get("model_type")
     if not isinstance(names, list):
         raise InputError(f"config.json says architectures = {shown(names)}, which should be a list; correct it.")
-    for found, family in FAMILIES.items():
-        if family.architecture in names:
-            if model_type not in (None, found):
+    said = TYPES.get(model_type, (None,))[0] if isinstance(model_type, str) else None
+    for found, architecture in TYPES.values():
+        if architecture in names:
+            if model_type is not None and said != found:
                 raise InputError(
                     f"config.json says architectures = {shown(names)} and model_type = {shown(model_type)}, which do not "
                     "agree; take the config.json that was published with the checkpoint."
                 )
             return found
-    if not names and isinstance(model_type, str) and model_type in FAMILIES:
-        return model_type
+    if not names and said is not None:
+        return said
     named = names[0] if names else model_type
     raise InputError(f"The architecture {shown(named)} is not supported; choose a checkpoint of one of: {SUPPORTED}.")
 

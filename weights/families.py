@@ -31,6 +31,7 @@ def upper_layers(layer: int, config: Config) -> bool:
 class Family:
     """What the checkpoints of a family may leave out, and what they may say. The defaults are transformers'.
 
+    also_called: other names of the same family, `model_type` to architecture
     sizes: by key of config.json
     num_key_value_heads: None for as many as query heads
     head_dim: None for a query head's share of `hidden_size`
@@ -50,6 +51,7 @@ class Family:
 
     architecture: str
     sizes: dict[str, int]
+    also_called: dict[str, str] = field(default_factory=dict)
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     rms_norm_eps: float = 1e-6
@@ -122,9 +124,12 @@ FAMILIES = {
         architecture="MistralForCausalLM",
         sizes=LLAMA.sizes | {"intermediate_size": 14336, "max_position_embeddings": 131072},
         biases=(),
+        # transformers calls it so where `layer_types` says which layers slide, as in Ministral-8B-Instruct-2410.
+        also_called={"ministral": "MinistralForCausalLM"},
         num_key_value_heads=8,
         slides=every_layer,
         sliding_window=4096,
+        lists_layers=True,
     ),
     "gemma2": Family(
         "Gemma2ForCausalLM",

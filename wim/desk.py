@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from model.sampling import Sampler
-from weights.text.stream import without_thoughts
+from weights.text.thoughts import ThoughtFilter, without_thoughts
 from wim.budget import Plan
 from wim.chunks import Chunk
 from wim.contracts import Session
@@ -67,14 +67,18 @@ class Desk:
         return text
 
     def write(self, phase: str, steps: Iterable[list[int | None]], events: Sequence[Tell]) -> Generator[Event, None, list]:
-        """Replies that grow side by side, as texts. Each step has a token for every reply, or None where it has ended."""
+        """Replies that grow side by side, as texts. Each step has a token for every reply, or None where it has ended.
+
+        What a model thinks aloud is neither told by an event nor returned.
+        """
+        filters = [ThoughtFilter() for _ in events]
         streams = [self.prompts.tokenizer.stream() for _ in events]
         texts = ["" for _ in events]
 
         def grow(row: int, text: str) -> Iterator[Event]:
             texts[row] += text
-            if text:
-                yield events[row](text)
+            if outside := filters[row].put(text):
+                yield events[row](outside)
 
         for tokens in self.meter.steps(phase, steps):
             for row, token in enumerate(tokens):
@@ -83,7 +87,9 @@ class Desk:
                     yield from grow(row, streams[row].put(token))
         for row, stream in enumerate(streams):
             yield from grow(row, stream.flush())
-        return [without_thoughts(text).strip() for text in texts]
+            if rest := filters[row].flush():
+                yield events[row](rest)
+        return [without_thoughts(text) for text in texts]
 
     def rollback(self) -> Iterator[Event]:
         """Roll back to the end of what has been read of the document: of its last chunk, or of the header."""

@@ -138,9 +138,11 @@ class Terminal:
 
     def _answer(self, text: str) -> None:
         if not self.answering:
+            text = text.lstrip()
+            if not text:  # such as what stands between a thought and the answer
+                return
             self.close()
             self.answering = True
-            text = text.lstrip()
         if self.answers:
             print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
 
@@ -150,7 +152,7 @@ class Terminal:
         if not answered:
             if self.answers:
                 print(flush=True)
-            print("(no answer: the model wrote nothing that is text)", file=sys.stderr)
+            print("(no answer: the model wrote no text, or nothing but a thought; see --answer-tokens)", file=sys.stderr)
         if done.left_out:
             chunks = ", ".join(str(margin.chunk + 1) for margin in done.left_out)
             print(f"The last prompt had no room for the margins on these chunks: {chunks}.", file=sys.stderr)

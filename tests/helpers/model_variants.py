@@ -224,6 +224,13 @@ VARIANTS = [
         "mistral",
         dict.fromkeys(("num_key_value_heads", "rms_norm_eps", "rope_theta"), LEFT_OUT) | {"num_attention_heads": 8},
     ),
+    Variant(
+        "mistral-layer-types",
+        "mistral",
+        {"sliding_window": 16, "num_hidden_layers": 3, "head_dim": 16, "layer_types": ONE_LAYER_SLIDES},
+        without={"layer_types": ["full_attention"] * 3},
+        attends=True,
+    ),
     Variant("mistral-head-dim", "mistral", {"head_dim": 24, "sliding_window": None}),
     Variant("gemma2", "gemma2", GEMMA2, without={"attn_logit_softcapping": None}, reader=GEMMA2_READER, weights=beyond_one),
     Variant("gemma2-capped", "gemma2", GEMMA2, without={"final_logit_softcapping": None}, weights=beyond_one),

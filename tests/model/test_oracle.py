@@ -227,13 +227,16 @@ def test_what_a_config_leaves_out_has_the_published_default():
     assert read_model_config(config | {"hidden_act": "swish"}) == read  # another name of silu
     del config["architectures"]
     assert read_model_config(config) == read
+    listed = base_config("mistral") | {"layer_types": ["full_attention"] * 2}
+    assert read_model_config(listed | {"architectures": None, "model_type": "ministral"}) == read_model_config(listed)
     windowed = base_config("qwen2") | {"use_sliding_window": True, "max_window_layers": 0, "max_position_embeddings": 8192}
     assert read_model_config(windowed).sliding_windows == (AutoConfig.for_model(**windowed).sliding_window,) * 2
 
 
 def theirs_of(config):
-    """transformers' configuration object of a config.json."""
-    return type(AutoConfig.for_model(config["model_type"])).from_dict(copy.deepcopy(config))
+    """transformers' configuration object of a config.json, as its AutoConfig chooses it."""
+    kind = "ministral" if config["model_type"] == "mistral" and "layer_types" in config else config["model_type"]
+    return type(AutoConfig.for_model(kind)).from_dict(copy.deepcopy(config))
 
 
 def same(key, ours, theirs):
@@ -251,7 +254,7 @@ def assert_means_the_same(config):
     for key in (*family.biases, *family.own, *family.optional):
         same(key, ours.own.get(key, getattr(ours, key, None)), getattr(theirs, key))
 
-    known = vars(AutoConfig.for_model(config["model_type"]))  # transformers keeps what it does not know
+    known = vars(type(theirs)())  # transformers keeps what it does not know
     window = theirs.sliding_window if "sliding_window" in known else None
     listed = theirs.layer_types if "layer_types" in known else ["sliding_attention"] * ours.num_hidden_layers
     windows = [window if layer == "sliding_attention" else None for layer in listed]
@@ -266,7 +269,8 @@ def assert_means_the_same(config):
         if theirs.rope_parameters["rope_type"] == "longrope":
             expected, expected_scale = ROPE_INIT_FUNCTIONS["longrope"](theirs, "cpu", seq_len=length)
         same("the rotary embedding's scale", scale, pytest.approx(expected_scale, rel=1e-6))
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+        # Llama 3's ramp between two factors that are nearly equal loses digits, in each order of computing it others.
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
 @kinds
@@ -417,6 +421,9 @@ def test_linear_scaling_may_be_told_by_the_tokenizer(said, length):
         ("llama", {"architectures": None, "model_type": None}, ["not supported", *NAMES]),
         ("llama", {"architectures": "LlamaForCausalLM"}, ["architectures = 'LlamaForCausalLM'", "list"]),
         ("llama", {"model_type": "mistral"}, ["'LlamaForCausalLM'", "'mistral'", "do not agree"]),
+        ("llama", {"model_type": "ministral"}, ["'LlamaForCausalLM'", "'ministral'", "do not agree"]),
+        ("llama", {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3"}, ["'SmolLM3ForCausalLM'", *NAMES]),
+        ("llama", {"model_type": ["llama"]}, ["'LlamaForCausalLM'", "['llama']", "do not agree"]),
         ("llama", {"tie_word_embeddings": "false"}, ["tie_word_embeddings = 'false'"]),
         ("llama", {"hidden_act": "gelu"}, ["hidden_act 'gelu'", "'silu'"]),
         ("llama", {"architectures": [["LlamaForCausalLM"]]}, ["not supported"]),

@@ -700,6 +700,17 @@ def test_a_margin_grows_on_one_line_however_narrow_the_terminal_is(capsys, monke
     terminal.close()
 
 
+@pytest.mark.parametrize(("words", "out"), [(["\n", "\n", "At", " home.\n"], "At home.\n\n"), (["\n"], "\n"), ([], "\n")])
+def test_an_answer_begins_with_its_first_word(capsys, words, out):
+    terminal = Terminal(90)
+    for word in words:
+        terminal.show(AnswerToken(word))
+    terminal.show(Done("".join(words).strip(), [], 1))
+    captured = capsys.readouterr()
+    assert captured.out == out
+    assert ("(no answer: the model wrote no text, or nothing but a thought" in captured.err) == (len(words) < 2)
+
+
 def test_runs_of_chunks_that_brought_nothing_are_one_line(capsys):
     terminal = Terminal(90)
     for chunk, text in enumerate(["None.", "None", "", "Mary left.", "None.", "Perhaps.", "None."]):

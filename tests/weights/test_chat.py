@@ -12,7 +12,7 @@ from weights_helpers import PHI3_TEMPLATE, QWEN2_TEMPLATE, TEXTS, write_json, wr
 
 from model.errors import InputError
 from weights import ChatFormat, Tokenizer
-from weights.text.stream import without_thoughts
+from weights.text.thoughts import ThoughtFilter, without_thoughts
 
 BOS = {"llama": 1, "phi3": 0, "qwen2": 0, "thinking": 0, "mistral": 1, "inst": 1}
 BREAKS = ("mistral", "inst")  # write line breaks right after the system prompt, which may join its full stop
@@ -219,14 +219,34 @@ def test_a_reply_starts_bare_where_the_template_writes_no_space(formats, tmp_pat
 # Models that think aloud
 
 
-def test_thinking_is_off_and_a_thought_begun_is_closed(tmp_path):
-    said = QWEN2_TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
-    tokenizer, chat = open_folder(write_tokenizer(tmp_path, "qwen2", chat_template=said))
-    plain = tokenizer.decode(chat.prompt_pieces(None).closing)
-    assert plain.endswith("assistant\n<think>\n\n</think>\n\n")
-    begun = QWEN2_TEMPLATE + "{{ '<think>\n' }}"
-    tokenizer, chat = open_folder(write_tokenizer(tmp_path, "qwen2", chat_template=begun))
-    assert tokenizer.decode(chat.prompt_pieces(None).closing) == plain
+EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
+SWITCH = "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+STRIPS = "{% for m in messages if m.role == 'assistant' %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize(
+    "template, end",
+    [
+        (QWEN2_TEMPLATE + SWITCH, EMPTY_THOUGHT),
+        (QWEN2_TEMPLATE + "{{ '<think>\n' }}", EMPTY_THOUGHT),  # QwQ, Qwen3-Thinking-2507, what R1 was distilled into
+        (QWEN2_TEMPLATE + STRIPS, EMPTY_THOUGHT),  # DeepSeek-R1-0528-Qwen3-8B
+        ("{{ 'Reply: <think>…</think>\n' }}" + QWEN2_TEMPLATE, EMPTY_THOUGHT),  # Phi-4-reasoning
+        (QWEN2_TEMPLATE + "{{ '</think>' }}", "</think>"),
+        (QWEN2_TEMPLATE + STRIPS + "{% if false %}<think>{% endif %}", ""),  # it can write an earlier reply's thought
+        (QWEN2_TEMPLATE, ""),
+    ],
+)
+def test_no_reply_begins_with_a_thought(tmp_path, template, end, system):
+    folder = write_tokenizer(tmp_path, "thinking", chat_template=template)
+    tokenizer, chat = open_folder(folder)
+    theirs = tokenizer.decode(by_transformers(AutoTokenizer.from_pretrained(folder), "Mary", system))
+    assert (
+        tokenizer.decode(joined(tokenizer, chat, "Mary", system))
+        == theirs.removesuffix("<think>\n").removesuffix(end) + end
+    )
+    if end == EMPTY_THOUGHT:  # no text can write what the format writes
+        assert {tokenizer.token_id("<think>"), tokenizer.token_id("</think>")} <= tokenizer.control_ids
 
 
 @pytest.mark.parametrize(
@@ -244,6 +264,19 @@ def test_thinking_is_off_and_a_thought_begun_is_closed(tmp_path):
 )
 def test_thoughts_are_left_out(reply, kept):
     assert without_thoughts(reply) == kept
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<thi", "nk>", "<", "a ", "b\n"]), max_size=9), st.data())
+def test_thoughts_are_left_out_as_a_reply_comes(parts, data):
+    reply, shown, filtered = "".join(parts), "", ThoughtFilter()
+    at = sorted(data.draw(st.lists(st.integers(0, len(reply)), max_size=6)))
+    for start, end in zip([0, *at], [*at, len(reply)], strict=True):
+        shown += filtered.put(reply[start:end])
+        assert reply[:end].startswith(shown) or "<think>" in reply[:end]
+    shown += filtered.flush()
+    assert shown == reply if "<think>" not in reply else len(shown) < len(reply)
+    if "</think>" not in shown:  # else nobody knew that it was a thought until it ended
+        assert shown.strip() == without_thoughts(reply)
 
 
 # Where the template is, and what it may use

@@ -300,3 +300,13 @@ def test_a_reader_reads_one_document_after_another(folders):
         assert (found.answer, found.margins, found.tokens) == (expected.answer, expected.margins, expected.tokens)
         models.add(id(wim.session.model))
     assert len(models) == 1
+
+
+@pytest.mark.parametrize(("said", "kept"), [("<think>\nHm.</think>\n\nThe office.", "The office."), ("<think>Hm", "")])
+def test_thoughts_are_neither_told_nor_kept(folders, monkeypatch, said, kept):
+    wim = open_wim(folders["llama"], DOCUMENT, classifier=None)
+    ids = wim.prompts.tokenizer.encode(said)
+    monkeypatch.setattr(wim.session, "generate", lambda *arguments: iter(ids))
+    events = ask(wim)  # it compares what events tell with the texts
+    assert done(events).answer == kept and {margin.text for margin in done(events).margins} == {kept}
+    assert done(events).tokens["answer"] == len(ids)

@@ -17,7 +17,6 @@ from weights.text.template import REPLY_MARK, SYSTEM_MARK, USER_MARK, ChatTempla
 from weights.text.tokenizer import Tokenizer
 
 END_OF_TURN = re.compile(r"|<(?!/?think>).*>")
-OPEN_THOUGHT, CLOSED_THOUGHT = "<think>", "\n\n</think>\n\n"
 
 
 class Pieces(NamedTuple):
@@ -43,8 +42,7 @@ class ChatFormat:
     text's own white space at its beginning or end stays (a template may trim it), and that no vocabulary joins the end of a
     text with line breaks that the template writes right behind it, as Mistral's does behind a system prompt.
 
-    No reply begins with a thought: templates that know `enable_thinking` are told False, and where one opens a thought for
-    the model all the same, `closing` closes it, empty.
+    No reply begins with a thought; where it would, `closing` ends with an empty one (template.py).
 
     stop_ids: ids that end a reply
     """
@@ -115,10 +113,7 @@ class ChatFormat:
         rendered = self._template.render(self._tokenizer.named, system=system)
         if system:
             self._template.split(rendered, SYSTEM_MARK)
-        before, after = self._template.split(rendered, USER_MARK)
-        if after.rstrip().endswith(OPEN_THOUGHT):
-            after = after.rstrip() + CLOSED_THOUGHT
-        return before, after
+        return self._template.split(rendered, USER_MARK)
 
     def _one_bos(self, header: list[int]) -> list[int]:
         """The header with the BOS once, where it has one or the tokenizer wants one."""

@@ -3,18 +3,7 @@
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Callable
-
-THOUGHT = re.compile(r"(?:<think>)?(?:(?!<think>).)*?</think>|<think>.*", re.DOTALL)
-
-
-def without_thoughts(text: str) -> str:
-    """A reply without what the model thought aloud in <think>…</think>, as some do unasked.
-
-    A thought that was not finished takes all that follows; where only its end stands there, it began with the reply.
-    """
-    return text if "think>" not in text else THOUGHT.sub("", text).strip()
 
 
 class TextStream:

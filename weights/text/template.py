@@ -1,5 +1,9 @@
 """The chat template of a checkpoint: where it is, and what it makes of a conversation.
 
+No reply begins with a thought: a model that thinks aloud would spend the tokens of a margin on it, and its first token
+would be no verdict. Templates that know `enable_thinking` are told False. Where one opens a thought for the model all the
+same, or its model is known to open one by itself, the conversation ends with an empty thought, `<think>\n\n</think>`.
+
 A template is a Jinja program from anywhere. Whatever is wrong with it, or with what it does, is told in one sentence.
 This module knows no tokens (tokenizer.py does), nor what a conversation is made of (chat.py does).
 """
@@ -17,6 +21,7 @@ from model.errors import InputError
 from weights.files import read_json, read_text
 from weights.text.backends import sentence
 from weights.text.sandbox import BoundedEnvironment
+from weights.text.thoughts import CLOSE, OPEN
 
 # Letters only, so that no filter of a template (trim, tojson, escape, ...) changes them.
 USER_MARK = "WhereTheTextOfTheUserGoes"
@@ -44,9 +49,11 @@ class ChatTemplate:
             except TemplateSyntaxError as error:
                 raise ValueError(f"line {error.lineno}: {error.message}") from None
             self._literals = list(_literals(self._environment.parse(text)))
+        # It takes thoughts out of earlier replies and writes none: DeepSeek-R1-0528-Qwen3-8B, and the first R1.
+        self._thinks_unasked = CLOSE in text and OPEN not in text
 
     def render(self, named: dict[str, str], *, reply: bool = False, system: bool = False) -> str:
-        """A conversation of one turn, with marks where texts go.
+        """A conversation of one turn, with marks where texts go. A reply that is about to come begins with no thought.
 
         named: what the tokenizer calls its tokens
         reply: with what the model says; else the model is about to say it
@@ -62,7 +69,6 @@ class ChatTemplate:
         roles = " and ".join(message["role"] for message in messages)
         advice = "leave the system prompt out" if system else "use a chat checkpoint"
         with sentence(f"{self._source} refuses a conversation of {roles} ({{}}); {advice}."):
-            # Templates that know it let the model think aloud unless told not to.
             rendered = self._template.render(
                 messages=messages,
                 tools=None,
@@ -73,7 +79,16 @@ class ChatTemplate:
             )
             if SURROGATES.search(rendered):
                 raise ValueError("it writes half a character, a lone surrogate")
-        return rendered
+        return rendered if reply else self._without_thought(rendered)
+
+    def _without_thought(self, rendered: str) -> str:
+        """The conversation, with an empty thought behind the prompt for a reply that would begin with one."""
+        before, mark, after = rendered.rpartition(USER_MARK)
+        bare = rendered.rstrip().removesuffix(OPEN)
+        opened = bare != rendered.rstrip()
+        # Or its own system prompt asks for thoughts: Phi-4-reasoning.
+        wanted = mark and CLOSE not in after and (self._thinks_unasked or CLOSE in before)
+        return f"{bare if opened else rendered}{OPEN}\n\n{CLOSE}\n\n" if opened or wanted else rendered
 
     def split(self, rendered: str, mark: str) -> tuple[str, str]:
         """What stands before a mark and after it. Raises InputError where the template does not write it once."""

@@ -94,7 +94,9 @@ class Tokenizer:
         elif (folder / "tokenizer.model").exists():
             backend = SentencePieceBackend(folder / "tokenizer.model", config)
         else:
-            raise InputError(f"{folder} has neither tokenizer.json nor tokenizer.model; add its tokenizer to it.")
+            raise InputError(
+                f"{folder} has neither tokenizer.json nor tokenizer.model; add one of them (a tekken.json is not read)."
+            )
         added = read_added_tokens(folder, backend, config)
         written = fixed_words(folder, special_names(config))
         return cls(backend, added, config, written, read_end_ids(folder), vocab_size)
