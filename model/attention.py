@@ -49,7 +49,7 @@ def causal_mask(n_queries: int, n_keys: int, window: int | None = None, device: 
 def causal_attention(q: Tensor, keys: Tensor, values: Tensor, options: AttentionOptions = PLAIN) -> Tensor:
     """Attention of the last `n_queries` positions over the keys up to and including their own that the options let be seen.
 
-    Returns (batch, n_heads, n_queries, head_dim).
+    Returns (batch, n_heads, n_queries, head_dim). What computes it, by the first of these cases that there is:
 
         a soft cap                      the definition, in blocks of queries: no kernel of PyTorch has one. The slowest way,
                                         since scores go through memory and those of hidden keys are computed too

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from model.attention import causal_mask
-from model.cache import KVCache, Places
+from model.cache import KVCache
 from model.config import PLAIN, AttentionOptions
 from model.kernels.cuda_attention import flash_serves
 from model.kernels.cuda_branches import VarlenRows
+from model.kernels.flash_rows import Places
 from model.kernels.merge import Part, merge
 from model.kernels.part import hiding, part_attention
 
@@ -86,7 +87,7 @@ class Branches:
         self.length += seq_len
 
     def places(self) -> Places:
-        """Where the next token of each row goes."""
+        """Where the next token of each row goes, for captured steps (model/graph.py)."""
         slots = [self.base + row * self.capacity + self.length for row in range(len(self.ends))]
         starts = [slot - self.length + pad for slot, pad in zip(slots, self.pads, strict=True)]
         return Places(self.ends, starts, slots)

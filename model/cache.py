@@ -2,7 +2,7 @@
 
     storage  (n_layers, 2, n_kv_heads, capacity, head_dim)                 2: keys, values
 
-    along `capacity`:
+    along `capacity` (header: what stands before the document; margin: the reply to the extract prompt):
 
         [ header | chunk 1 | chunk 2 |····················· free ·····················]
                                      ^ length
@@ -18,11 +18,9 @@ Why that is exact. Attention is causal: the keys and values of position i are co
 later one. So what stands below `length` is the same whether or not anything was read after it, and to forget a suffix
 nothing needs to be restored. The next token takes the position `length`, as if the suffix had never been.
 
-Who may do what. Only `advance` and `rollback` move the pointer. Nothing is ever written below `length`. Three write above
-it, and each reads there only what it wrote itself: `attend`, before `advance` moves the pointer; branches
-(model/branch.py), whose rows stay above it; and captured decode steps (model/graph.py), which may be ahead of it. What is
-free must still be finite numbers, as zeros and stale keys are: compiled decode steps (model/kernels/flex_rows.py), and
-captured ones with a soft cap, read keys before their mask hides them, and NaN times zero is NaN.
+Who may do what. Only `advance` and `rollback` move the pointer. Nothing is ever written below `length`. Above it `attend`
+writes, before `advance` moves the pointer; and, for speed alone, branches (model/branch.py), whose rows stay above it, and
+captured decode steps (model/graph.py), which may be ahead of it. Each reads there only what it wrote itself.
 
 A layer with a sliding window keeps all its keys too. A window that had dropped old keys could not be rolled back: after a
 margin, the chunk before it would be gone.
@@ -34,25 +32,11 @@ What it costs. Llama-3.1-8B (32 layers, 8 heads of keys, 128 channels) for 65,53
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from model.attention import causal_attention
 from model.config import PLAIN, AttentionOptions, ModelConfig
-
-
-class Places(NamedTuple):
-    """Where the rows of a decode step stand: row r sees the first ends[r] positions, then its own tokens from starts[r] on.
-
-    ends, starts: as above
-    slots: where the keys and values of each row's next token go; it has the position ends[r] + slots[r] - starts[r]
-    """
-
-    ends: list[int]
-    starts: list[int]
-    slots: list[int]
 
 
 class KVCache:
@@ -71,6 +55,8 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
     ):
         shape = (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim)
+        # Zeros, since what is free must be finite, as stale keys are: compiled decode steps (model/kernels/flex_rows.py),
+        # and captured ones with a soft cap, read keys before their mask hides them, and NaN times zero is NaN.
         self.storage = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
 
@@ -129,10 +115,6 @@ class KVCache:
                 f"The cache cannot be rolled forward from {self.length} to {length} positions; prefill them instead."
             )
         self.length = length
-
-    def places(self) -> Places:
-        """One row, which continues where the cache ends."""
-        return Places([self.length], [self.length], [self.length])
 
     # Views for those who read or write above `length`; nothing is copied.
 

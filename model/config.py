@@ -34,7 +34,7 @@ class AttentionOptions:
     """How the attention of a layer is special. A layer makes one of its configuration and hands it to `attend`.
 
     window: how many positions a query sees, its own included; None for all of them
-    soft_cap: scores are kept within ±soft_cap (Gemma 2, arXiv 2408.00118, section 2); None for as they are
+    soft_cap: scores are kept within ±soft_cap (Gemma 2, arXiv 2408.00118, section 2); None for no cap
     scale: what queries times keys are multiplied by; None for head_dim ** -0.5
     """
 

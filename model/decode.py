@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from model.cache import Places
 from model.sampling import Sampler
 from model.transformer import CausalLM, Context
 
 Step = Callable[[Tensor], Tensor]  # token ids (rows,) -> logits of the next ones (rows, vocab_size)
-
-
-class RowsContext(Context, Protocol):
-    """A context that can be continued token by token: the cache itself, or branches."""
-
-    def places(self) -> Places: ...
 
 
 def plain_step(model: CausalLM, context: Context) -> Step:

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from model.cache import KVCache, Places
-from model.decode import RowsContext, Step, decode
-from model.kernels.flash_rows import DeviceRows, FlashRows
+from model.branch import Branches
+from model.cache import KVCache
+from model.decode import Step, decode
+from model.kernels.flash_rows import DeviceRows, FlashRows, Places
 from model.sampling import Sampler
 from model.transformer import CausalLM
 
@@ -36,7 +37,7 @@ class GraphSteps:
         self.model, self.cache = model, cache
         self.decoders: dict[tuple[int, int, bool], GraphDecoder] = {}  # by rows, index of the first row, compiled
 
-    def decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
+    def decode(self, logits: Tensor, context: KVCache | Branches, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         """As model.decode.decode, by captured steps, and ahead of the host.
 
         The graph moves its rows on the device. The context's own pointer follows as tokens are taken, so it covers what a
@@ -48,12 +49,13 @@ class GraphSteps:
                 context.advance(1)
             yield token_ids
 
-    def begin(self, context: RowsContext, n_tokens: int) -> Step:
+    def begin(self, context: KVCache | Branches, n_tokens: int) -> Step:
         """The step that continues a context by up to `n_tokens` tokens; the context itself stays as it is.
 
         More rows than a graph takes are shared out among several. Raises ValueError when they do not fit into the cache.
         """
-        places, compiled = context.places(), self.model.compiled
+        length, compiled = self.cache.length, self.model.compiled
+        places = context.places() if isinstance(context, Branches) else Places([length], [length], [length])
         size, decoders = self._max_rows(), []
         for first in range(0, len(places.ends), size):
             part = Places(*(values[first : first + size] for values in places))

@@ -16,6 +16,11 @@ from model.transformer import Attend, CausalLM, Rotary
 
 
 class LlamaAttention(nn.Module):
+    """Queries, keys and values of x; queries and keys rotated by their positions; attention; one more matrix.
+
+    Grouped-query (arXiv 2305.13245): several heads of queries share one head of keys and values, so the cache is smaller.
+    """
+
     def __init__(self, config: ModelConfig, layer_idx: int):
         super().__init__()
         self.head_dim, self.options = config.head_dim, AttentionOptions(config.sliding_windows[layer_idx])
@@ -45,6 +50,8 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMLP(nn.Module):
+    """SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x)), for each token alone."""
+
     activation = staticmethod(F.silu)
 
     def __init__(self, config: ModelConfig):
@@ -55,11 +62,14 @@ class LlamaMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, seq_len, hidden_size); returns the same shape."""
         gate, up = self.gate_up(x)  # each (batch, seq_len, intermediate_size)
         return self.down_proj(self.activation(gate) * up)
 
 
 class LlamaLayer(nn.Module):
+    """Attention and the MLP: each reads a normed x, and what it computes is added to x."""
+
     attention_type: type[nn.Module] = LlamaAttention
     mlp_type: type[nn.Module] = LlamaMLP
     norm_type: type[nn.Module] = nn.RMSNorm
@@ -72,6 +82,7 @@ class LlamaLayer(nn.Module):
         self.mlp = self.mlp_type(config)
 
     def forward(self, x: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+        """x: (batch, seq_len, hidden_size); returns the same shape."""
         x = x + self.self_attn(self.input_layernorm(x), rotary, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 

@@ -27,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.branch import Branches
+from model.cache import KVCache
 from model.config import ModelConfig
-from model.decode import RowsContext
 from model.errors import InputError
 from model.families import build_model
 from model.processes import Process, all_reduce, join
@@ -177,5 +178,7 @@ class ParallelSession(Session):
     def _over_heads(self, sums: Tensor) -> Tensor:
         return all_reduce(sums)
 
-    def _decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
+    def _decode(
+        self, logits: Tensor, context: KVCache | Branches, max_tokens: int, sampler: Sampler
+    ) -> Iterator[list[int]]:
         return super()._decode(logits, context, max_tokens, lambda logits: self.rank.from_first(sampler(logits)))

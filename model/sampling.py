@@ -1,4 +1,6 @@
-"""From logits to the next token: greedy, or temperature with nucleus sampling (top-p, arXiv 1904.09751); and to odds."""
+"""From logits to the next token: greedy, or temperature with nucleus sampling (top-p, arXiv 1904.09751);
+and to the probability of YES against NO.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def checked(logits: Tensor) -> Tensor:
     return logits
 
 
-def odds(logits: Tensor, yes_ids: Sequence[int], no_ids: Sequence[int]) -> Tensor:
-    """P(yes) / (P(yes) + P(no)) of the next token, (rows,). logits: (rows, vocab_size)"""
+def yes_probability(logits: Tensor, yes_ids: Sequence[int], no_ids: Sequence[int]) -> Tensor:
+    """P(yes) / (P(yes) + P(no)) of the next token, (rows,) float32. logits: (rows, vocab_size)"""
     log_odds = logits[:, list(yes_ids)].float().logsumexp(-1) - logits[:, list(no_ids)].float().logsumexp(-1)
     return log_odds.sigmoid()

@@ -1,11 +1,11 @@
 """A model with one cache, and the verbs that a loop over a document is made of.
 
-prefill    read tokens; their keys and values stay
-generate   read a prompt and continue it, token by token
-rollback   forget everything from a length on
-branch     continue several prompts from several ends of what has been read, together
-attention  what a question makes the model look at
-probability, without writing it, of one kind of reply against another
+prefill      read tokens; their keys and values stay
+generate     read a prompt and continue it, token by token
+rollback     forget everything from a length on
+branch       continue several prompts from several ends of what has been read, together
+attention    what a question makes the model look at
+probability  how likely a reply begins in one way rather than in another, without writing it
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 from model.attention_mass import AttentionMass
 from model.branch import Branches, padded_on_the_left
 from model.cache import KVCache
-from model.decode import RowsContext, decode, plain_step
+from model.decode import decode, plain_step
 from model.graph import GraphSteps
 from model.kernels.cuda_attention import flash_serves
 from model.packed import Packed
-from model.sampling import Sampler, checked, odds
+from model.sampling import Sampler, checked, yes_probability
 from model.transformer import CausalLM
 
 # The most that `prefill` reads in one forward pass: bounds the memory for activations. Prompts of branches go in one pass,
@@ -64,7 +64,10 @@ class Session:
 
     @torch.inference_mode()
     def prefill(self, token_ids: Sequence[int]) -> Tensor:
-        """Read tokens. Returns the logits of the last position, (1, vocab_size)."""
+        """Read tokens. Returns the logits of the last position, (1, vocab_size).
+
+        Raises ValueError for no tokens, and for more than the cache has room for.
+        """
         if not token_ids:
             raise ValueError("There is nothing to prefill; give at least one token.")
         for piece in self._tensor([token_ids]).split(PREFILL_TOKENS, dim=1):
@@ -113,7 +116,7 @@ class Session:
         The prompts are branches from everything that has been read; nothing stays.
         """
         logits, _ = self._read_branches([self.length] * len(prompts), prompts, 0)
-        return odds(logits, yes_ids, no_ids).tolist()
+        return yes_probability(logits, yes_ids, no_ids).tolist()
 
     @torch.inference_mode()
     def prefill_and_probability(
@@ -129,7 +132,7 @@ class Session:
         last, length = token_ids[n_first:], other.length
         logits = self.model(self._tensor([[*last, *prompt]]), Packed(self.cache, len(last), other.cache))[:, -1]
         other.rollback(length)
-        return odds(checked(logits), yes_ids, no_ids).item()
+        return yes_probability(checked(logits), yes_ids, no_ids).item()
 
     @torch.inference_mode()
     def attention(self, ends: Sequence[int], question: Watched, empty: Watched, borders: Rows) -> list[list[float]]:
@@ -137,7 +140,7 @@ class Session:
 
         ends: for each look, how many positions it sees; both prompts are branches from there
         borders: for each look, positions that cut what it sees into spans
-        Returns for each look, for each span, what the question's token gives it that gives it most: see AttentionMass.
+        Returns, for each look and span, the most that a single token of the question gives it; see AttentionMass.
         """
         asked = [question, empty] * len(ends)
         pads, padded = padded_on_the_left([prompt for prompt, _ in asked])
@@ -156,7 +159,9 @@ class Session:
         """Sums over the heads that this session has, over all heads: the same, where it has all of them."""
         return sums
 
-    def _decode(self, logits: Tensor, context: RowsContext, max_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
+    def _decode(
+        self, logits: Tensor, context: KVCache | Branches, max_tokens: int, sampler: Sampler
+    ) -> Iterator[list[int]]:
         if self.use_graphs:
             return self.graphs.decode(logits, context, max_tokens, sampler)
         return decode(logits, plain_step(self.model, context), max_tokens, sampler)

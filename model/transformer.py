@@ -7,7 +7,7 @@ in: the KV cache (model/cache.py), branches that share one (model/branch.py), or
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model.attention import causal_attention
 from model.config import AttentionOptions, ModelConfig
+from model.kernels.compiled_layers import compiled_layers
 from model.kernels.cuda_attention import expect_much
 from model.rotary import RotaryEmbedding
 
@@ -122,7 +123,7 @@ class CausalLM(nn.Module):
         if run is None:
             run = compiled_layers() if self.compiled else run_layer
         x = self.model(self.embed(token_ids), context if context is not None else NoCache(token_ids.device), run)
-        # Next to each other, rows of a batch are one product; else the matrix is read for each.
+        # Contiguous, rows of a batch are one product with the head's matrix; else it is read for each of them.
         return self.logits(x if all_logits else x[:, -1:].contiguous())
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -162,27 +163,3 @@ class CausalLM(nn.Module):
         """
         self.compiled = True
         expect_much()
-
-
-# torch.compile gives up on a function after so many compilations; each family, dtype and number of rows needs its own.
-MAX_COMPILATIONS = 64
-
-
-@cache
-def compiled_layers(backend: str | Callable = "inductor") -> RunLayer:
-    """How layers are run for reading after `compile_layers`: by torch.compile, but for attention, which stays as it is.
-
-    One compilation serves all layers and lengths; another family or dtype needs its own. Decode steps have another way
-    (model/kernels/flex_rows.py).
-    """
-    dynamo = torch._dynamo  # loading it takes seconds, so nothing does before this
-    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, MAX_COMPILATIONS)
-    compiled = torch.compile(_call, dynamic=True, backend=backend)
-    as_it_is = dynamo.disable(lambda attend, *args: attend(*args))
-    return lambda layer, layer_idx, x, rotary, context: compiled(
-        layer, x, rotary, partial(as_it_is, partial(context.attend, layer_idx))
-    )
-
-
-def _call(layer: nn.Module, x: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-    return layer(x, rotary, attend)

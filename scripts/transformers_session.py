@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from model.sampling import Sampler, odds
+from model.sampling import Sampler, yes_probability
 
 
 class TransformersSession:
@@ -58,6 +58,6 @@ class TransformersSession:
     def probability(self, prompts: Sequence[Sequence[int]], yes_ids: Sequence[int], no_ids: Sequence[int]) -> list[float]:
         length, found = self.length, []
         for prompt in prompts:
-            found.append(odds(self.prefill(prompt), yes_ids, no_ids).item())
+            found.append(yes_probability(self.prefill(prompt), yes_ids, no_ids).item())
             self.rollback(length)
         return found

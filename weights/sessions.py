@@ -31,14 +31,14 @@ class Wanted:
 
     role: tells sessions on one checkpoint apart
     capacity: positions of its cache
-    longest: the last position that a token can get, plus one
+    max_length: see Checkpoint.load_model
     together: the most tokens that one forward pass reads, besides prefill
     """
 
     role: str
     checkpoint: Checkpoint
     capacity: int
-    longest: int
+    max_length: int
     together: int
 
 
@@ -92,15 +92,15 @@ class Sessions:
         """A session with an empty cache of at least the wanted capacity. The one before of its role is over."""
         folder = str(wanted.checkpoint.folder)
         if folder not in self._models:
-            place = (self.device, self.dtype, wanted.longest, self.progress, self.weights, self.rank)
+            place = (self.device, self.dtype, wanted.max_length, self.progress, self.weights, self.rank)
             model = wanted.checkpoint.load_model(*place)
             if self.compiled:
                 model.compile_layers()
             self._models[folder] = model
-        elif not same_rotation(wanted.checkpoint.config, wanted.longest, self._lengths[folder]):
-            self._models[folder].set_max_length(wanted.longest)
+        elif not same_rotation(wanted.checkpoint.config, wanted.max_length, self._lengths[folder]):
+            self._models[folder].set_max_length(wanted.max_length)
             self._sessions.pop(wanted.role, None)  # its CUDA graphs hold the former frequencies
-        self._lengths[folder] = wanted.longest
+        self._lengths[folder] = wanted.max_length
 
         session, capacity = self._sessions.pop(wanted.role, None), wanted.capacity
         if session is not None and session.cache.capacity < capacity:
@@ -143,5 +143,5 @@ def share(config: ModelConfig, rank: Rank | None) -> ModelConfig:
 def _work_bytes(wanted: Wanted, config: ModelConfig, dtype: torch.dtype) -> int:
     # The widest moment of a layer: some copies of the hidden states, and the MLP's gate, up and their product.
     width = 8 * config.hidden_size + 3 * config.intermediate_size
-    n_tokens = max(min(wanted.longest, PREFILL_TOKENS), wanted.together)
+    n_tokens = max(min(wanted.max_length, PREFILL_TOKENS), wanted.together)
     return n_tokens * width * dtype.itemsize + config.vocab_size * 4

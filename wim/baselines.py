@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def llm(wim: WiM, query: str) -> Iterator[Event]:
+    """Read every chunk, then the question."""
     for chunk in wim.desk.until_stopped(wim.plan.chunks):
         yield from wim.desk.read(chunk)
     yield from wim.finish(wim.prompts.answer(query), len(wim.desk.chunk_ends))
@@ -24,7 +25,7 @@ def rag(wim: WiM, query: str) -> Iterator[Event]:
     """Judge each chunk alone, then read only the relevant ones; the most probable one if none is."""
     if query not in wim.relevance:
         yield from judge_chunks(wim, [query])
-    yield from wim.desk.back_to_header()
+    yield from wim.desk.forget_document()
     probabilities = wim.relevance[query]
     least = min(wim.settings.threshold, max(probabilities))
     chosen = [chunk for chunk, p in zip(wim.plan.chunks, probabilities, strict=False) if p >= least]
@@ -39,7 +40,7 @@ def judge_chunks(wim: WiM, queries: list[str]) -> Iterator[Event]:
     found: list[list[float]] = []  # for each chunk, the probabilities for all questions
     # After a stop, as many chunks are judged as for the questions before.
     n_wanted = min(map(len, wim.relevance.values()), default=1) if desk.stopped else 1
-    yield from desk.back_to_header()
+    yield from desk.forget_document()
     for chunk in wim.plan.chunks:
         if desk.stopped and chunk.index >= n_wanted:
             break
@@ -51,5 +52,5 @@ def judge_chunks(wim: WiM, queries: list[str]) -> Iterator[Event]:
         for probability in probabilities:
             relevant = probability >= wim.settings.threshold
             yield ChunkJudged(chunk.index, len(wim.plan.chunks), len(chunk.ids), relevant, probability)
-        yield from desk.back()
+        yield from desk.rollback()
     wim.relevance |= {query: list(row) for query, row in zip(queries, zip(*found, strict=True), strict=True)}

@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from model.errors import DoesNotFit, InputError
 from wim.chunks import Chunk, split_document
+from wim.contracts import Source
 from wim.needs import NEEDS, Needs, joined
 from wim.prompt_ids import PromptIds
 from wim.prompts import Prompts
 from wim.settings import Settings, Wishes
-
-if TYPE_CHECKING:
-    from weights import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Plan:
     classifier_prompts: None where no verdicts are wanted
     context_length: positions that the model has
     margin_window: of how many chunks the margins are written together
-    look_chunks: at how many chunks, at most, a question looks together
+    look_chunks: behind how many chunks, at most, a question is read together, to underline
     margin_tokens: for each chunk, how long its margin may become: what the settings say, or what the context has left
     queries: the questions that it was made for
     """
@@ -51,13 +48,13 @@ class Plan:
         return self.chunks[-1].end
 
     @property
-    def least(self) -> int:
+    def min_length(self) -> int:
         """Positions of the model's context without which the document cannot be read."""
         return self._read + max(self.needs.answer, self.needs.relevance, self.needs.look)
 
     @property
-    def longest(self) -> int:
-        """The last position that a token can get, plus one."""
+    def max_length(self) -> int:
+        """How many positions of the model's context the run uses at most."""
         behind = max(self._last_prompt, self.needs.relevance, self.needs.look, self._margin_row)
         return min(self.context_length, self._read + behind)
 
@@ -68,7 +65,7 @@ class Plan:
         return self._read + max(self._last_prompt, self.needs.all_relevance, together, self._looks)
 
     @property
-    def longest_verdict(self) -> int:
+    def verdict_length(self) -> int:
         """The most positions of one verdict, header and prompt."""
         return self.needs.verdict_header + self.needs.verdict
 
@@ -126,7 +123,7 @@ class Plan:
         return max((prompt + n_tokens for prompt, n_tokens in rows if n_tokens), default=0)
 
 
-def check_length(document: str, checkpoint: Checkpoint) -> None:
+def check_length(document: str, checkpoint: Source) -> None:
     """Refuse a document that is far too long without tokenizing all of it: 50 MB take a minute.
 
     A beginning of it is tokenized, twice as long each time, until it alone has more tokens than the context has positions
@@ -146,21 +143,21 @@ def check_length(document: str, checkpoint: Checkpoint) -> None:
 
 
 def make_plan(
-    checkpoint: Checkpoint,
+    checkpoint: Source,
     document: str,
     queries: list[str],
     settings: Settings,
     prompts: Prompts | None = None,
-    classifier: Checkpoint | None = None,
+    classifier: Source | None = None,
     *,
     patterns: Sequence[str] | None = None,
     chunks: list[Chunk] | None = None,
 ) -> Plan:
     """Tokenize, cut, and add up.
 
-    checkpoint: of it are used `name`, `folder`, `config.context_length`, `tokenizer` and `chat`
     prompts: None for those that each checkpoint's folder wishes for (wim/settings.py)
-    classifier: the checkpoint that judges margins, or None where no verdicts are wanted
+    checkpoint: the model's tokenizer, chat format and context length (wim/contracts.py); no weight is looked at
+    classifier: those of the model that judges margins, or None where no verdicts are wanted
     patterns: all that will be asked for, if it is not just that of the settings
     chunks: the document, if it has been cut already
     Raises InputError when there is nothing to read, and DoesNotFit when a context cannot hold it.
@@ -186,21 +183,21 @@ def make_plan(
     margin_tokens = [max(0, min(settings.margin_tokens, n_tokens)) for n_tokens in left]
     plan = Plan(settings, ids, judge, chunks, needs, limit, window, margin_tokens, queries=tuple(queries))
     check_fits(plan, checkpoint, classifier)
-    return replace(plan, needs=replace(needs, notes=min(needs.notes, limit - plan.least)))
+    return replace(plan, needs=replace(needs, notes=min(needs.notes, limit - plan.min_length)))
 
 
-def check_fits(plan: Plan, checkpoint: Checkpoint, classifier: Checkpoint | None) -> None:
+def check_fits(plan: Plan, checkpoint: Source, classifier: Source | None) -> None:
     """Raises DoesNotFit where a context is too short for the document, the question and the answer, or for a verdict."""
-    n_tokens, limit = plan.document_tokens, plan.context_length
-    if (over := plan.least - limit) > 0:
+    n_tokens, needed, limit = plan.document_tokens, plan.min_length, plan.context_length
+    if (over := needed - limit) > 0:
         shorter = f"shorten the document by {over} tokens, " if over < n_tokens else ""
         raise DoesNotFit(
-            f"The document has {n_tokens} tokens and needs {plan.least} positions with the question and an answer of up to "
+            f"The document has {n_tokens} tokens and needs {needed} positions with the question and an answer of up to "
             f"{plan.settings.answer_tokens}; {checkpoint.name} has {limit}: {shorter}lower --answer-tokens, shorten the "
             "question, or take a model with a longer context."
         )
-    if plan.needs.verdict and plan.longest_verdict > classifier.config.context_length:
+    if plan.needs.verdict and plan.verdict_length > classifier.config.context_length:
         raise DoesNotFit(
-            f"A verdict needs {plan.longest_verdict} positions and the classifier {classifier.name} has "
+            f"A verdict needs {plan.verdict_length} positions and the classifier {classifier.name} has "
             f"{classifier.config.context_length}; lower --margin-tokens or take another classifier."
         )

@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from wim.contracts import Tokenizer
 from wim.prompts import one_line
-
-if TYPE_CHECKING:
-    from weights import Tokenizer
 
 PARAGRAPH_END = re.compile(r"\n\s*\n")
 # Closing punctuation (with quotes or brackets after it) before white space; Chinese and Japanese full stops, which no space

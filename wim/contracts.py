@@ -103,7 +103,8 @@ def check_session(session: Session, settings: Settings, pattern: str, together: 
 
     together: of how many chunks margins are written together
     """
-    written, underlined = (pattern == "wim" and settings.margins in (kind, "both") for kind in ("written", "underlined"))
+    written = pattern == "wim" and settings.margins != "underlined"
+    underlined = pattern == "wim" and settings.margins != "written"
     for verb, wanted, what, instead in (
         ("attention", underlined, "underlined margins", "take margins='written'"),
         ("branch", written and together > 1, f"margins of {together} chunks together", "take margin_window=1"),
@@ -140,6 +141,8 @@ class Tokenizer(Protocol):
 
 
 class Stream(Protocol):
+    """Ids that come one by one, as text: the pieces, joined, are the text of them all."""
+
     def put(self, token_id: int) -> str:
         """The text that is complete with this id, perhaps none."""
         ...

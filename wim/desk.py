@@ -25,15 +25,17 @@ class Desk:
         self.plan, self.session, self.settings, self.prompts = plan, session, plan.settings, plan.prompts
         self.chunk_ends: list[int] = []
         self.stopped = False
-        self.begin()
 
     def begin(self) -> None:
-        """Begin another question: nothing counted yet, and a fresh sampler."""
+        """Begin another question: nothing counted yet, a fresh sampler. Before the first, the header is read."""
         self.meter = Meter()
         self.sampler = Sampler(self.settings.temperature, self.settings.top_p, self.settings.seed)
+        if self.session.length == 0 and self.prompts.header:  # some chat formats have none
+            with self.meter.timed("prefill"):
+                self.session.prefill(self.prompts.header)
 
     def until_stopped(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        """The chunks that have been read or are still to be read; the document's first chunk is always one of them."""
+        """These chunks; once stopped, only those that have been read, or the document's first if none has."""
         for chunk in chunks:
             if self.stopped and 0 < len(self.chunk_ends) <= chunk.index:
                 return
@@ -54,6 +56,7 @@ class Desk:
         return self.was_read(chunk)
 
     def was_read(self, chunk: Chunk) -> ChunkRead:
+        """Count a chunk that has been read, and say so."""
         self.meter.tokens["document"] += len(chunk.ids)
         return ChunkRead(chunk.index, len(self.plan.chunks), len(chunk.ids), self.session.length)
 
@@ -88,20 +91,17 @@ class Desk:
                 yield events[row](rest)
         return [without_thoughts(text) for text in texts]
 
-    def back(self) -> Iterator[Event]:
-        """Roll back to the end of what has been read of the document; at first that is the header, read here."""
-        if self.session.length == 0 and self.prompts.header:  # some chat formats have none
-            with self.meter.timed("prefill"):
-                self.session.prefill(self.prompts.header)
-        yield from self.roll_back(self.chunk_ends[-1] if self.chunk_ends else len(self.prompts.header))
+    def rollback(self) -> Iterator[Event]:
+        """Roll back to the end of what has been read of the document: of its last chunk, or of the header."""
+        yield from self.rollback_to(self.chunk_ends[-1] if self.chunk_ends else len(self.prompts.header))
 
-    def back_to_header(self) -> Iterator[Event]:
-        """Forget the document."""
-        self.chunk_ends = []
-        yield from self.back()
-
-    def roll_back(self, length: int) -> Iterator[Event]:
+    def rollback_to(self, length: int) -> Iterator[Event]:
         """Roll back to a length, and say so if that moves the pointer."""
         if (old := self.session.length) != length:
             self.session.rollback(length)
             yield Rollback(old, length)
+
+    def forget_document(self) -> Iterator[Event]:
+        """Roll back to the end of the header."""
+        self.chunk_ends = []
+        yield from self.rollback()

@@ -51,6 +51,10 @@ class Margin:
         """A note that somebody writes by hand. chunk: the last one that has been read"""
         return cls(chunk.index, chunk.end, chunk.end, text)
 
+    def judged(self, probability: float, threshold: float) -> None:
+        """Take a verdict: the margin is relevant from the threshold on."""
+        self.probability, self.relevant = probability, probability >= threshold
+
     def rewrite(self, text: str) -> None:
         """Replace the text by somebody's own, which is relevant: neither verdict nor score is about that."""
         self.text, self.relevant, self.probability, self.score = text, True, None, None

@@ -11,12 +11,13 @@
     roll back                                         [ header | chunk 1 | … | chunk N ]
 
 After that the document is still there, and another question needs no other prefill. This module knows texts, chunks and the
-order of events; tensors are the business of the session (wim/contracts.py says what it must do).
+order of events; tensors are the business of the session (wim/contracts.py says what it must do). The desk (wim/desk.py) has
+the session read, write and roll back, tells what happens, and keeps how far the document has been read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 
 from wim import baselines, underlines, windows
@@ -57,7 +58,7 @@ class WiM:
         check_question(self.plan, query, pattern)
         check_session(self.session, self.settings, pattern, self.plan.margin_window)
         self.desk.begin()
-        yield from self.desk.back()  # the caller may have walked away from an earlier question midway
+        yield from self.desk.rollback()  # the caller may have walked away from an earlier question midway
         match pattern:
             case "llm":
                 yield from baselines.llm(self, query)
@@ -65,8 +66,8 @@ class WiM:
                 yield from baselines.rag(self, query)
             case "wim":
                 if self.settings.margins != "underlined" and not hasattr(self.session, "branch"):
-                    yield from self.desk.back_to_header()  # a margin on a chunk that others follow would be a branch
-                margins = yield from self._noting()(query)
+                    yield from self.desk.forget_document()  # it can write behind what it read last, and nowhere else
+                margins = yield from self._margins(query)
                 yield Noted(margins)
                 yield from self._answer(query, margins)
 
@@ -78,7 +79,7 @@ class WiM:
             if not self.plan.margin_tokens[chunk.index]:  # the context ends here
                 continue
             margin = yield from self.write_margin(query, chunk)
-            yield from self.desk.back()
+            yield from self.desk.rollback()
             yield from self.judge(query, [margin])
             margins.append(margin)
         return margins
@@ -88,31 +89,26 @@ class WiM:
         if self.session.length > self.desk.chunk_ends[chunk.index]:
             return (yield from windows.write_margins(self, query, [chunk]))[0]
         prompt = self.prompts.margin(query, chunk.beginning)
-        n_tokens, token = self.plan.margin_tokens[chunk.index], partial(MarginToken, chunk.index)
-        return Margin.on(chunk, (yield from self.desk.generate("margins", prompt, n_tokens, token)))
+        max_tokens, event = self.plan.margin_tokens[chunk.index], partial(MarginToken, chunk.index)
+        text = yield from self.desk.generate("margins", prompt, max_tokens, event)
+        return Margin.on(chunk, text)
 
     def judge(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """Get the verdicts on margins, all together. Without a classifier, all that say something are relevant."""
-        asked = []
         for margin in margins:
             margin.relevant = not says_nothing(margin.text)
-            if margin.relevant and self.classifier is not None:
-                asked.append(margin)
-        if asked:
+        asked = [margin for margin in margins if margin.relevant]
+        if asked and self.classifier is not None:
             with self.desk.meter.timed("verdicts"):
                 probabilities, n_tokens = self.classifier.judge(query, [margin.text for margin in asked])
             self.desk.meter.tokens["verdicts"] += n_tokens
             for margin, probability in zip(asked, probabilities, strict=True):
-                self.settle(margin, probability)
+                margin.judged(probability, self.settings.threshold)
         yield from map(MarginDone, margins)
-
-    def settle(self, margin: Margin, probability: float) -> None:
-        """Note a verdict on its margin."""
-        margin.probability, margin.relevant = probability, probability >= self.settings.threshold
 
     def _answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """The final prompt holds the relevant margins and the question."""
-        room = self.plan.longest - self.session.length - self.settings.answer_tokens
+        room = self.plan.max_length - self.session.length - self.settings.answer_tokens
         prompt, left_out = last_prompt(self.plan, query, margins, room)
         yield from self.finish(prompt, len(self.desk.chunk_ends), margins, left_out)
 
@@ -123,29 +119,25 @@ class WiM:
         meter, length = self.desk.meter, self.session.length
         meter.tokens["final_prompt"] = len(prompt)
         answer = yield from self.desk.generate("answer", prompt, self.settings.answer_tokens, AnswerToken)
-        yield from self.desk.roll_back(length)
+        yield from self.desk.rollback_to(length)
         yield Done(answer, list(margins), chunks_read, dict(meter.tokens), dict(meter.seconds), list(left_out))
 
     # Beside the loop ----------------------------------------------------------------------------------------------------
 
-    def _noting(self) -> Callable[[str], Generator[Event, None, list[Margin]]]:
-        """How the margins on a question come about: a function that yields events and returns them. A new way goes here."""
-        match self.settings.margins:
-            case "underlined":
-                return partial(underlines.underline, self)
-            case "both":
-                return self._writing_and_underlining
-        return self._writing()
+    def _margins(self, query: str) -> Generator[Event, None, list[Margin]]:
+        """Written ones, underlined ones, or both, in the document's order. A new way to come by margins goes here."""
+        margins: list[Margin] = []
+        if self.settings.margins != "underlined":
+            margins += yield from self._written(query)
+        if self.settings.margins != "written":
+            margins += yield from underlines.underline(self, query)
+        return sorted(margins, key=lambda margin: (margin.chunk, margin.start))
 
-    def _writing_and_underlining(self, query: str) -> Generator[Event, None, list[Margin]]:
-        written = yield from self._writing()(query)
-        underlined = yield from underlines.underline(self, query)
-        return sorted(written + underlined, key=lambda margin: (margin.chunk, margin.start))
-
-    def _writing(self) -> Callable[[str], Generator[Event, None, list[Margin]]]:
+    def _written(self, query: str) -> Generator[Event, None, list[Margin]]:
+        """As the paper does, or one of the faster ways (wim/windows.py)."""
         if self.settings.pack and self.classifier is not None and self.classifier.session.model is self.session.model:
-            return partial(windows.riding_along, self)
-        return partial(windows.together, self) if self.plan.margin_window > 1 else self.one_by_one
+            return windows.riding_along(self, query)
+        return windows.together(self, query) if self.plan.margin_window > 1 else self.one_by_one(query)
 
     def answer(self, query: str, margins: Sequence[Margin]) -> Iterator[Event]:
         """Answer from what has been read of the document, and from margins that somebody may have edited or written.
@@ -154,7 +146,7 @@ class WiM:
         Raises DoesNotFit for a question that there is no room for.
         """
         self.desk.begin()
-        yield from self.desk.back()
+        yield from self.desk.rollback()
         yield from self._answer(query, margins)
 
     def judge_chunks(self, queries: list[str]) -> Iterator[Event]:

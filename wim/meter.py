@@ -18,6 +18,7 @@ class Meter:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
+        """Count the seconds of a `with` block."""
         start = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - start

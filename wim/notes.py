@@ -6,6 +6,7 @@ is listed twice, it reads as if the thing had happened twice.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from model.errors import DoesNotFit
@@ -40,16 +41,15 @@ def last_prompt(plan: Plan, query: str, margins: Sequence[Margin], room: int) ->
         quoted = {text for text, margin in zip(texts, chosen, strict=True) if margin.score is not None}
         return plan.prompts.answer_with_margins(query, [text for text in texts if text], quoted)
 
-    fits, too_many = 0, len(relevant) + 1
-    while too_many - fits > 1:
-        n = len(relevant) if too_many > len(relevant) else (fits + too_many) // 2  # nearly always they all fit
-        fits, too_many = (n, too_many) if len(prompt(n)) <= room else (fits, n)
-    ids = prompt(fits)
+    n_noted, ids = len(relevant), prompt(len(relevant))
+    if len(ids) > room:  # then as many as fit
+        n_noted = bisect_right(range(1, n_noted), room, key=lambda n: len(prompt(n)))
+        ids = prompt(n_noted)
     if len(ids) > room:
         raise DoesNotFit(
             f"The question needs a prompt of {len(ids)} tokens and {max(room, 0)} are left; shorten the question."
         )
-    return ids, [relevant[i] for i in sorted(ranked[fits:])]
+    return ids, [relevant[i] for i in sorted(ranked[n_noted:])]
 
 
 def notes(plan: Plan, margins: Sequence[Margin]) -> list[str]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from model import InputError
+from wim.contracts import Source
 from wim.prompts import Prompts, fill, list_margins, one_line
-
-if TYPE_CHECKING:
-    from weights import Checkpoint
 
 EMPTY = "N/A"  # a question that asks for nothing: what it makes a model look at, every question does
 
@@ -26,7 +23,7 @@ class PromptIds:
     Raises InputError when the chat template takes no system prompt.
     """
 
-    def __init__(self, checkpoint: Checkpoint, prompts: Prompts, margin_tokens: int, system: str | None = None):
+    def __init__(self, checkpoint: Source, prompts: Prompts, margin_tokens: int, system: str | None = None):
         self.prompts, self.tokenizer, self.margin_tokens = prompts, checkpoint.tokenizer, margin_tokens
         self.chat_header, self._lead, self.closing = checkpoint.chat.prompt_pieces(system)
         self.header = self.chat_header + self._first(prompts.opening)
@@ -45,17 +42,22 @@ class PromptIds:
             )
 
     def margin(self, query: str, beginning: str) -> list[int]:
-        """beginning: of the chunk that the margin is about."""
+        """Behind a chunk; the reply is the margin. beginning: the chunk's first words"""
         return self._ask(self.prompts.margin, query=query, beginning=beginning)
 
     def relevance(self, query: str) -> list[int]:
+        """Behind one chunk alone, up to where the reply begins with YES or NO."""
         return self.tokenizer.encode(fill(self.prompts.relevance, query=query)) + self._to_verdict
 
     def answer(self, query: str) -> list[int]:
+        """Behind the document, without margins."""
         return self._ask(self.prompts.answer, query=query)
 
     def answer_with_margins(self, query: str, margins: list[str], quoted: Collection[str] = ()) -> list[int]:
-        """quoted: those of the margins that are sentences of the document, and so no longer than these"""
+        """Behind the document, with margins. Without any, it is `answer`, unless the wording has a text for `no_margins`.
+
+        quoted: those of the margins that are sentences of the document, and so no longer than these
+        """
         cut = [margin if margin in quoted else self._note(one_line(margin)) for margin in margins]
         notes = list_margins(self.prompts, cut)
         if not notes:

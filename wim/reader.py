@@ -73,9 +73,9 @@ class Reader:
 
 def wanted_sessions(plan: Plan, checkpoint: Checkpoint, classifier: Checkpoint | None) -> list[Wanted]:
     """The document's session; where margins are judged, also that of verdicts."""
-    wanted = [Wanted("document", checkpoint, plan.capacity, plan.longest, plan.prompts_together)]
+    wanted = [Wanted("document", checkpoint, plan.capacity, plan.max_length, plan.prompts_together)]
     if plan.verdict_capacity:
-        # A model that judges its own margins turns as the document wants it: two sessions, one copy of the weights.
-        longest = plan.longest if classifier.folder == checkpoint.folder else plan.longest_verdict
-        wanted.append(Wanted("verdicts", classifier, plan.verdict_capacity, longest, plan.verdict_capacity))
+        # A model that judges its own margins keeps the rotary frequencies of the document's length: two sessions share it.
+        max_length = plan.max_length if classifier.folder == checkpoint.folder else plan.verdict_length
+        wanted.append(Wanted("verdicts", classifier, plan.verdict_capacity, max_length, plan.verdict_capacity))
     return wanted

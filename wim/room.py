@@ -21,7 +21,7 @@ def check_question(plan: Plan, query: str, pattern: str) -> None:
     alone = replace(plan, needs=replace(needs, notes=0), margin_tokens=margin_tokens)
     header, margins = len(plan.prompts.header), zip(plan.chunks, needs.margin_prompts, plan.margin_tokens, strict=False)
     pairs = [
-        (alone.least, min(plan.longest, plan.capacity)),
+        (alone.min_length, min(plan.max_length, plan.capacity)),
         (alone.capacity, plan.capacity),
         (alone.verdict_capacity, plan.verdict_capacity),
         *((header + chunk.end + n_prompt + n, plan.context_length) for chunk, n_prompt, n in margins if n),

@@ -15,9 +15,9 @@ from weights.files import read_json
 from wim.prompts import Prompts
 
 PATTERNS = ("wim", "llm", "rag")
-KINDS = ("written", "underlined", "both")  # of margins
+MARGINS = ("written", "underlined", "both")
 WISHES = "wim.json"
-NAMES = {int: "a whole number", float: "a number", str: "a text"}
+TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text"}
 WISHED = ("chunk_tokens", "margin_tokens", "answer_tokens", "threshold", "margins", "underlines")  # of Settings
 
 
@@ -60,7 +60,7 @@ class Settings:
         """Raises InputError for a value that makes no sense."""
         if self.pattern not in PATTERNS:
             raise InputError(f"The pattern {self.pattern!r} is unknown; choose one of: {', '.join(PATTERNS)}.")
-        _check(self.margins in KINDS, "margins", repr(self.margins), f"one of: {', '.join(KINDS)}")
+        _check(self.margins in MARGINS, "margins", repr(self.margins), f"one of: {', '.join(MARGINS)}")
         for name in ("chunk_tokens", "margin_tokens", "answer_tokens", "underlines"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check(self.margin_window is None or self.margin_window >= 1, "margin_window", self.margin_window, "at least 1")
@@ -101,7 +101,7 @@ class Wishes:
                 raise InputError(f"{path} names {name!r}; it may name: {', '.join(WISHED)}, prompts, tasks.")
             kind = type(getattr(Settings, name))
             if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
-                raise InputError(f"{path} says {name} = {value!r}; give {NAMES[kind]}.")
+                raise InputError(f"{path} says {name} = {value!r}; give {TYPE_NAMES[kind]}.")
         try:
             Settings(**values)
         except InputError as error:

@@ -61,7 +61,7 @@ def riding_along(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
         if not wim.plan.margin_tokens[chunk.index]:
             continue
         margin = yield from wim.write_margin(query, chunk)
-        yield from desk.back()
+        yield from desk.rollback()
         margins.append(margin)
         more_to_read = chunk.index + 1 == len(desk.chunk_ends) < len(wim.plan.chunks) and not desk.stopped
         if more_to_read and not says_nothing(margin.text):
@@ -79,7 +79,7 @@ def _read_and_judge(wim: WiM, query: str, chunk: Chunk, margin: Margin) -> Itera
         probability, n_tokens = wim.classifier.judge_while_reading(query, margin.text, wim.session, chunk.ids)
         wim.session.synchronize()
     desk.meter.tokens["verdicts"] += n_tokens
-    wim.settle(margin, probability)
+    margin.judged(probability, wim.settings.threshold)
     yield MarginDone(margin)
     desk.chunk_ends.append(wim.session.length)
     yield desk.was_read(chunk)

@@ -15,16 +15,30 @@ of all rows; what a row does not see is left out when the pieces are merged by t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from model.cache import KVCache, Places
+from model.cache import KVCache
 from model.config import AttentionOptions
 from model.kernels.cuda_attention import Groups, varlen_attention
 from model.kernels.part import attention_in_blocks, hiding
 from model.transformer import Context, Rotary, run_layer
 
 SHORTEST_PIECE, LONGEST_PIECE = 512, 4096  # keys
+
+
+class Places(NamedTuple):
+    """Where the rows of a decode step stand: row r sees the first ends[r] positions, then its own tokens from starts[r] on.
+
+    ends, starts: as above
+    slots: where the keys and values of each row's next token go; it has the position ends[r] + slots[r] - starts[r]
+    """
+
+    ends: list[int]
+    starts: list[int]
+    slots: list[int]
 
 
 class DeviceRows:

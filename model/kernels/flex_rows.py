@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from model.cache import KVCache, Places
+from model.cache import KVCache
 from model.config import AttentionOptions, ModelConfig
-from model.kernels.flash_rows import DeviceRows, sees
+from model.kernels.compiled_layers import MAX_COMPILATIONS
+from model.kernels.flash_rows import DeviceRows, Places, sees
 from model.kernels.gemv import GemvMode
-from model.transformer import MAX_COMPILATIONS, Context, Rotary
+from model.transformer import Context, Rotary
 
 KEY_BLOCK = 128  # keys; how many such blocks from the cache's beginning are read is known to the device only
 

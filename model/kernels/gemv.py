@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from model.transformer import MAX_COMPILATIONS
+from model.kernels.compiled_layers import MAX_COMPILATIONS
 
 SHORT_ROW = 4096  # up to here a thread block holds a row at once; a longer one it reads in a loop
 PART = 1024  # of a short row: what a thread block reads at a time

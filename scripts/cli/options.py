@@ -23,7 +23,7 @@ from model.config import WEIGHTS
 from weights.hub import DEMOS, local_folder
 from wim import __version__
 from wim.prompts import Prompts
-from wim.settings import KINDS, WISHED, WISHES, Settings, Wishes
+from wim.settings import MARGINS, WISHED, WISHES, Settings, Wishes
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: --help does not wait for it
     from weights import Checkpoint
@@ -90,8 +90,8 @@ def add_reading_options(parser: argparse.ArgumentParser, margin_window: str) -> 
     """margin_window: the script's default, a number or `all`."""
     add, defaults, wishes = parser.add_argument, Settings(), f"or what the checkpoint's {WISHES} says"
     add("--chunk-tokens", type=int, help=f"at most this many tokens in a chunk; default {defaults.chunk_tokens}, {wishes}")
-    kinds = f"{', '.join(KINDS)}: written by the model, or sentences that it looks at; default {defaults.margins}, {wishes}"
-    add("--margins", choices=KINDS, help=kinds)
+    how = f"{', '.join(MARGINS)}: written by the model, or sentences that it looks at; default {defaults.margins}, {wishes}"
+    add("--margins", choices=MARGINS, help=how)
     add("--underlines", type=int, metavar="N", help=f"at most so many sentences; default {defaults.underlines}, {wishes}")
     longest = f"{defaults.margin_tokens}, {wishes}"
     add("--margin-tokens", type=int, help=f"at most this many tokens in a margin; default {longest}")

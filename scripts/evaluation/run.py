@@ -110,9 +110,9 @@ class Setup:
         def at_most(n_positions: int) -> int:  # generous: to be wrong on this side costs nothing but time
             return n_positions + n_positions // 4 + 128
 
-        needed = [(cell.length + at_most(plan.least - plan.document_tokens), self.checkpoint)]
+        needed = [(cell.length + at_most(plan.min_length - plan.document_tokens), self.checkpoint)]
         if self.classifier is not None:
-            needed.append((at_most(plan.longest_verdict), self.classifier))
+            needed.append((at_most(plan.verdict_length), self.classifier))
         return any(n_positions > checkpoint.config.context_length for n_positions, checkpoint in needed)
 
 

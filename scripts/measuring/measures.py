@@ -64,7 +64,7 @@ class Bench:
         return random_plan(self.model.config, replace(self.settings, **changes), self.n_tokens)
 
     def session(self, plan: Plan) -> Session:
-        self.model.set_max_length(plan.longest)
+        self.model.set_max_length(plan.max_length)
         return session_on(self.model, max(plan.capacity, self.capacity), self.rank)
 
     def synchronize(self) -> None:

@@ -523,7 +523,7 @@ def test_a_later_document_that_does_not_fit_is_refused_before_the_first(folder, 
     one = ["--tasks", "single_fact", "--lengths", "600", "--patterns", "llm", "--documents", "6", "--workers", workers]
     setup = evaluate.make_setup(evaluate.parse_arguments(arguments(folder, tmp_path, *one)))
     work = Work(setup.source, setup.cells, 6, {}, folder, None, 128)
-    needed = [setup.plan(item).longest for _, item in work() if item is not None]
+    needed = [setup.plan(item).max_length for _, item in work() if item is not None]
     assert needed[0] < max(needed)
     answer_tokens = str(4 + 2048 - needed[0])  # the first just fits
     assert evaluate.main(arguments(folder, tmp_path, *one, "--answer-tokens", answer_tokens)) == 2

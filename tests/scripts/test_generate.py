@@ -740,7 +740,7 @@ def test_what_there_was_no_room_for_is_said(files, capsys, tmp_path):
     assert (plain["left_out"], plain["shortages"]) == ([], [])
     model = write_reader(tmp_path / "short", "llama")
     config = json.loads((model / "config.json").read_text())
-    need = plan_of(model, files).least
+    need = plan_of(model, files).min_length
     write_json(model / "config.json", config | {"max_position_embeddings": need + 20})
     options = arguments(files, "--threshold", "0", "--chunk-tokens", "20", "--model", str(model))
     found = run_json(capsys, options)

@@ -66,8 +66,8 @@ def test_what_fits_without_margins_is_planned_and_nothing_else(
             plan_of(with_context(checkpoint, limit), pattern=pattern, **options)
         return
     plan = plan_of(with_context(checkpoint, limit), pattern=pattern, **options)
-    assert plan.least == limit - spare <= plan.longest <= limit
-    assert plan.longest <= plan.capacity
+    assert plan.min_length == limit - spare <= plan.max_length <= limit
+    assert plan.max_length <= plan.capacity
     header = len(plan.prompts.header)
     for chunk, n_tokens in zip(plan.chunks, plan.margin_tokens, strict=False):
         prompt = len(plan.prompts.margin(QUERY, chunk.beginning))

@@ -179,7 +179,7 @@ def test_the_same_folder_given_twice_is_one_model(tmp_path):
     """LongRoPE: the verdicts, which are short, must not change the factors that the document is read with."""
     folder = write_reader(tmp_path, "phi3-longrope", original_max_position_embeddings=200)
     same, twice = (open_wim(folder, DOCUMENT, classifier=classifier) for classifier in ("same", folder))
-    assert same.plan.verdict_capacity <= 200 < same.plan.longest
+    assert same.plan.verdict_capacity <= 200 < same.plan.max_length
     a, b = done(ask(same)), done(ask(twice))
     assert [margin.text for margin in a.margins] == [margin.text for margin in b.margins]
     assert a.answer == b.answer

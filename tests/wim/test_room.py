@@ -97,7 +97,7 @@ def test_what_exceeds_the_context_is_refused_before_weights_are_read(folders, mo
         open_wim(folders["llama"], document(400))
     message = str(error.value)
     plan = plan_without_limits(folders["llama"], document(400))
-    for number in (plan.document_tokens, plan.least, 2048, plan.least - 2048):
+    for number in (plan.document_tokens, plan.min_length, 2048, plan.min_length - 2048):
         assert str(number) in re.findall(r"\b\d+\b", message), (number, message)
 
 
