@@ -428,6 +428,17 @@ def test_bad_small_files_get_a_sentence(tmp_path, damage, sentence):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
+@pytest.mark.parametrize("weights", ["float", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_read_in_inference_mode_as_outside(tmp_path, dtype, weights):
+    """The threads that read have no part in the caller's mode."""
+    checkpoint = Checkpoint.open(str(write_checkpoint(tmp_path, "llama")))
+    expected = checkpoint.load_model("cpu", dtype, max_length=64, weights=weights).state_dict()
+    with torch.inference_mode():
+        found = checkpoint.load_model("cpu", dtype, max_length=64, weights=weights).state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
 def test_an_adapter_beside_a_model_gets_a_warning(tmp_path):
     folder = write_checkpoint(tmp_path, "llama")
     write_json(folder / "adapter_config.json", {"base_model_name_or_path": "owner/base"})
