@@ -138,6 +138,7 @@ class CausalLM(nn.Module):
         """Say how many positions the run will use at most; see RotaryEmbedding for what depends on it."""
         self.model.rotary.set_max_length(length)
 
+    @torch.inference_mode(False)  # else only a thread in this mode could give them values
     def allocate(self, device: torch.device | str) -> CausalLM:
         """Give the parameters, which are on the meta device, memory for values to come. For inference only.
 
