@@ -72,7 +72,6 @@ class Checkpoint:
         """Bytes of the parameters, as `load_model` has them, tied ones counted once. Needs no weight file."""
         return count_bytes(self.config, dtype, weights, rank)
 
-    @torch.inference_mode(False)  # a caller's own is not that of the threads that read
     def load_model(
         self,
         device: torch.device | str,

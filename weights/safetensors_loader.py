@@ -72,6 +72,7 @@ class Stored:
                 yield (outer * cut.size + part.start) * inner, (outer * cut.size + part.stop) * inner
 
 
+@torch.inference_mode(False)  # which other threads would not share
 @torch.no_grad()
 def load_weights(
     model: nn.Module,
