@@ -162,7 +162,8 @@ def run(args: argparse.Namespace) -> None:
             rank=rank,
         )
 
-    wim, room = with_room(opened, queries, checkpoint.tokenizer) if args.interactive else (opened(queries), 0)
+    with ctrl_c_unseen():
+        wim, room = with_room(opened, queries, checkpoint.tokenizer) if args.interactive else (opened(queries), 0)
     wim.headings = document.headings
     clear()
     size = f"{wim.plan.document_tokens:,} tokens, {(n_chunks := len(wim.plan.chunks)):,} chunk{'s' * (n_chunks != 1)}"

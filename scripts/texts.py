@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from pathlib import Path
 
 from model.errors import InputError
 
 MOST = 2**30  # bytes of one file; some devices have no end
+PDF = b"%PDF-"  # how one begins, of which every byte may be text
 
 
 def read_text(path: str | Path, what: str = "The file") -> str:
@@ -34,6 +36,10 @@ def read_stdin() -> str:
 def _decoded(data: bytes, source: str) -> str:
     if len(data) > MOST:
         raise InputError(f"{source} is longer than {MOST:,} bytes; give a shorter one.")
+    if data.startswith(PDF):
+        raise InputError(f"{source} is a PDF; give its text, as pdftotext writes it.")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{source} is UTF-16 text; save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

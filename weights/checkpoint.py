@@ -107,6 +107,8 @@ def _refuse_what_is_no_model(folder: Path) -> None:
                 f"{folder} holds an adapter, which is no model by itself; merge it into its base model"
                 f"{f' ({shown(base)})' if base else ''} and give the result."
             )
+        if gguf := sorted(path.name for path in folder.glob("*.gguf")):
+            raise InputError(f"{folder} holds {gguf[0]}, which is not read here; take the checkpoint's safetensors files.")
         raise InputError(f"{folder} has no config.json, so it is no checkpoint folder; give the one that has it.")
     for file in QUANTISATION_FILES:
         refuse_quantised(read_json(folder / file, optional=True), file)

@@ -48,8 +48,10 @@ def underline(wim: WiM, query: str) -> Generator[Event, None, list[Margin]]:
 
 
 def _says_something(wim: WiM, sentence: Sentence) -> bool:
-    """Neither a blank line nor a heading of the caller's own."""
-    return bool(sentence.text) and not any(start <= sentence.text_start < end for start, end in wim.headings)
+    """Neither a lone bracket, nor a blank line, nor a heading of the caller's own."""
+    return any(map(str.isalnum, sentence.text)) and not any(
+        start <= sentence.text_start < end for start, end in wim.headings
+    )
 
 
 def scores(wim: WiM, query: str, chunks: list[Chunk]) -> list[tuple[Chunk, Sentence, float]]:

@@ -12,6 +12,7 @@ from cli.record import Record
 from cli.start import clear
 from cli.terminal import Terminal, printable
 from wim.events import AnswerToken, ChunkJudged, Done, Event, Margin, MarginDone, Noted
+from wim.prompts import one_line
 
 if TYPE_CHECKING:  # it needs torch
     from wim import WiM
@@ -65,7 +66,7 @@ class Asking:
             read; a second one, or one during the answer, raises KeyboardInterrupt
         review: gets the margins before the answer is written
         """
-        print(f"question: {printable(query)}", file=sys.stderr)
+        print(f"question: {printable(one_line(query))}", file=sys.stderr)
         return self._follow(Asked(query), self.wim.ask(query), self._doing(), returns, review)
 
     def again(self, asked: Asked) -> Asked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from texts import read_stdin, read_text
+from texts import PDF, read_stdin, read_text
 
 from cli.start import clear, say
 from model.errors import InputError
@@ -108,7 +109,11 @@ def read_piped() -> Document | None:
         print("Nothing comes from the standard input, so it is not read; --context - waits for it.", file=sys.stderr)
         return None
     [(name, text)] = _read_file("-")
-    return Document(text, name) if text.strip() else None
+    if text.strip(" \t\r\n"):  # the pages of a scanned PDF are form feeds alone: a document, though an empty one
+        return Document(text, name)
+    if not stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode):  # as /dev/null, which nobody takes for a document
+        print("The standard input is empty, so it is not read; --context names a document.", file=sys.stderr)
+    return None
 
 
 def check_paths(paths: list[str]) -> None:
@@ -181,7 +186,8 @@ def _text_of(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             start = file.read(SNIFFED)
-            return None if b"\0" in start else (start + file.read()).decode("utf-8-sig")
+            binary = b"\0" in start or start.startswith(PDF)
+            return None if binary else (start + file.read()).decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
     except OSError as error:

@@ -52,6 +52,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(arguments)
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith(("expected one argument", "expected at least one argument")):
+            message += " (one that begins with a dash is joined to it: --query=-x)"
         self.exit(2, f"error: {sentence(message)}; --help lists the options.\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -228,12 +229,17 @@ def heading(about: str, places: Sequence[Place], sources: Sources | None) -> str
 
 def verdict(relevant: bool, probability: float | None, about: str = "") -> str:
     mark = "✓ relevant" if relevant else "✗ not relevant"
-    return mark if probability is None else f"{mark} ({about}{probability:.2f})"
+    return mark if probability is None else f"{mark} ({about}{hundredths(probability)})"
 
 
-def looked(relevant: bool, share: float) -> str:
-    """Of an underlined sentence. share: of the document's highest score, which is no probability"""
-    return f"{'✓' if relevant else '✗'} looked at {'most' if share == 1 else f'({share:.2f} of the most)'}"
+def looked(relevant: bool, score: float) -> str:
+    """Of an underlined sentence. score: its share of the document's highest, which is no probability"""
+    return f"{'✓' if relevant else '✗'} looked at {'most' if score == 1 else f'({hundredths(score)} of the most)'}"
+
+
+def hundredths(share: float) -> str:
+    """Rounded down: what misses a threshold of 0.25 must not be shown as 0.25."""
+    return f"{math.floor(share * 100 + 1e-6) / 100:.2f}"
 
 
 def styled(text: str, style: str) -> str:
@@ -261,7 +267,7 @@ def summary(done: Done) -> str:
         looking = tokens == "margins" and seconds > 0 and any(margin.score is not None for margin in done.margins)
         if n_tokens := done.tokens.get(tokens):
             unit, more = "token" if n_tokens == 1 else "tokens", ", and underlines looked for," * looking
-            parts.append(f"{tokens}: {n_tokens} {unit} {done_to_them}{more} in {seconds:.2f} s")
+            parts.append(f"{tokens}: {n_tokens:,} {unit} {done_to_them}{more} in {seconds:.2f} s")
         elif looking:
             parts.append(f"underlines: looked in {seconds:.2f} s")
     return " · ".join(parts)

@@ -18,8 +18,11 @@ class WeightsBar:
     def __call__(self, read: int, total: int) -> None:
         if self.bar is None:
             clear()
-            self.bar = tqdm(total=total, desc="weights", unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr)
+            # One that Ctrl-C ends is not drawn again, below the last words.
+            shown = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "file": sys.stderr, "leave": False}
+            self.bar = tqdm(total=total, desc="weights", **shown)
         self.bar.update(read - self.bar.n)
         if read == total:
+            self.bar.leave = True
             self.bar.close()
             self.bar = None

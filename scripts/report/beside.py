@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cli.sources import Sources
+from cli.terminal import hundredths
 
 from report.passages import quoted, text_html
 from wim.events import Margin
@@ -29,7 +30,7 @@ class Beside:
     def _row(self, margin: Margin) -> str:
         words = f"<b>{text_html(margin.text)}</b>" if margin.relevant else f"<s>{text_html(margin.text)}</s>"
         verdict = "✓" if margin.relevant else "✗"
-        certainty = "" if margin.certainty is None else f" {margin.certainty:.2f}"
+        certainty = "" if margin.certainty is None else f" {hundredths(margin.certainty)}"
         cells = (str(margin.chunk + 1), self._passage(margin), words, verdict + certainty)
         drawn = "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells)
         return f"<tr>{drawn}</tr>"

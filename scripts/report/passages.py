@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from cli.sources import Sources
+from cli.terminal import hundredths
 
 from report.recorder import Recording
 from wim.budget import Plan
@@ -167,7 +168,7 @@ def _notes(found: Sequence[Spot], n_questions: int, threshold: float) -> Iterato
 
 
 def _verdict(said: str, certainty: float | None, source: str = "") -> str:
-    meter = "" if certainty is None else f'<i class="meter" style="--p:{certainty:.3f}"></i>{certainty:.2f}'
+    meter = "" if certainty is None else f'<i class="meter" style="--p:{certainty:.3f}"></i>{hundredths(certainty)}'
     where = f'<span class="from">{text_html(source)}</span>' if source else ""
     return f'<span class="verdict">{said}{meter}</span>{where}'
 

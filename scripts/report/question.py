@@ -7,6 +7,7 @@ from pathlib import Path
 from string import Template
 
 from cli.sources import Sources
+from cli.terminal import hundredths
 
 from report.passages import count, text_html
 from report.recorder import Recording, Step
@@ -92,7 +93,7 @@ def _notes(recording: Recording, sources: Sources, question: int) -> str:
 
     def line(margin: Margin, text: str) -> str:
         about = [f"chunk {margin.chunk + 1}", sources.name(margin)] if not margin.by_hand else ["by hand"]
-        about += [f"{margin.certainty:.2f}"] if margin.certainty is not None else []
+        about += [hundredths(margin.certainty)] if margin.certainty is not None else []
         link = f'<a href="#q{question}m{numbers[id(margin)]}"><bdi>{text_html(text)}</bdi></a>'
         return f'<li>{link} <span class="from">{text_html(" · ".join(about))}</span></li>'
 

@@ -93,14 +93,25 @@ def test_a_binary_file_that_is_named_is_refused(folder, monkeypatch):
             read_document(["-"])
 
 
+def test_a_pdf_is_no_text_though_all_its_bytes_may_be(folder):
+    before = read_document(["src"])
+    (folder / "a.pdf").write_text("%PDF-1.4\n1 0 obj\n", encoding="utf-8")
+    found = read_document(["src"])
+    assert (found.text, found.skipped) == (before.text, before.skipped + 1)
+    with pytest.raises(InputError, match="The file src/a.pdf is a PDF; give its text, as pdftotext writes it"):
+        read_document(["src/a.pdf"])
+
+
 def test_a_folder_without_text_is_refused(folder):
     with pytest.raises(InputError, match="src/.cache/empty has no text files"):
         (folder / ".cache" / "empty").mkdir()
         read_document(["src/.cache/empty"])
 
 
-@pytest.mark.parametrize("piped, text", [(b"Mary went home.", "Mary went home."), (b" \n", None), (b"", None)])
-def test_what_is_piped_in_is_the_document(piped, text, monkeypatch):
+@pytest.mark.parametrize(
+    "piped, text", [(b"Mary went home.", "Mary went home."), (b" \n", None), (b"", None), (b"\f\f", "\f\f")]
+)
+def test_what_is_piped_in_is_the_document(piped, text, monkeypatch, capsys):
     reading, writing = os.pipe()
     os.write(writing, piped)
     os.close(writing)
@@ -108,6 +119,13 @@ def test_what_is_piped_in_is_the_document(piped, text, monkeypatch):
         monkeypatch.setattr(sys, "stdin", stdin)
         found = read_piped()
     assert (found and found.text) == text
+    assert ("The standard input is empty" in capsys.readouterr().err) == (found is None)
+
+
+def test_what_is_no_file_of_a_persons_is_passed_over_in_silence(monkeypatch, capsys):
+    with open(os.devnull) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert read_piped() is None and capsys.readouterr().err == ""
 
 
 def test_an_idle_pipe_is_not_waited_for(monkeypatch, capsys):

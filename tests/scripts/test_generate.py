@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 from cli.options import exit_code
-from cli.terminal import Terminal
+from cli.terminal import Terminal, looked, verdict
 from cli.weights_bar import WeightsBar
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
@@ -164,6 +164,17 @@ def test_several_questions_share_the_document(files, capsys):
     assert second["answer"] == alone["answer"]
     code, out, err = run(capsys, arguments(files, "--query", other))
     assert code == 0 and out.split("\n")[0].strip() == first["answer"].split("\n")[0] and other in err
+
+
+def test_a_question_of_several_lines_is_told_on_one(files, capsys):
+    code, _, err = run(capsys, arguments(files, query="Where\r\nis\tMary?"))
+    assert code == 0 and "\nquestion: Where is Mary?\n" in err
+
+
+@pytest.mark.parametrize("option", ["--query", "--context"])
+def test_a_value_that_begins_with_a_dash_is_told_how_to_be_given(files, capsys, option):
+    code, out, err = run(capsys, arguments(files, option, "-x"))
+    assert (code, out) == (2, "") and "begins with a dash is joined to it" in err
 
 
 def test_windows_and_packing_change_nothing_but_the_time(files, capsys):
@@ -732,6 +743,20 @@ def test_every_model_that_is_loaded_has_its_progress_bar(capsys):
         show(n_bytes, total)
     err = capsys.readouterr().err
     assert err.count("weights: 100%") == 2 and "2.00k/2.00k" in err and "100/100" in err
+
+
+def test_weights_that_ctrl_c_ended_are_not_drawn_below_the_last_words(capsys):
+    show = WeightsBar()
+    show(512, 2048)
+    capsys.readouterr()
+    del show
+    assert shown(capsys.readouterr().err) == [""]
+
+
+@pytest.mark.parametrize("number, told", [(0.2499, "0.24"), (0.25, "0.25"), (0.29, "0.29"), (0.996, "0.99"), (1.0, "1.00")])
+def test_a_number_stays_on_its_side_of_a_threshold(number, told):
+    assert f"({told})" in verdict(number >= 0.25, number)
+    assert number == 1 or f"({told} of the most)" in looked(number >= 0.25, number)
 
 
 def test_what_there_was_no_room_for_is_said(files, capsys, tmp_path):

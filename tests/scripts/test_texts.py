@@ -52,3 +52,6 @@ def test_text_comes_as_it_is(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"caf\xe9")
     with pytest.raises(InputError, match="b.txt is not UTF-8 text .byte 3."):
         texts.read_text(tmp_path / "b.txt")
+    (tmp_path / "c.txt").write_text("Mary went home.", encoding="utf-16")
+    with pytest.raises(InputError, match="c.txt is UTF-16 text; save it as UTF-8"):
+        texts.read_text(tmp_path / "c.txt")

@@ -172,5 +172,8 @@ def test_a_file_and_a_revision_of_a_folder_get_a_sentence(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(InputError, match="is a file; give the checkpoint folder"):
         hub.resolve(str(tmp_path / "model.safetensors"))
+    (tmp_path / "model-Q4_K_M.gguf").touch()
+    with pytest.raises(InputError, match="is a GGUF file, which is not read here; take"):
+        hub.resolve(str(tmp_path / "model-Q4_K_M.gguf"))
     with pytest.raises(InputError, match="A revision .'v1'. was given for the local folder"):
         hub.resolve(str(tmp_path), "v1")

@@ -361,6 +361,10 @@ def _configure(changes, folder):
     write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | changes)
 
 
+def _only_gguf(folder):
+    (folder / "config.json").rename(folder / "model-Q4_K_M.gguf")
+
+
 def _only_adapter(folder):
     (folder / "config.json").unlink()
     write_json(folder / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "owner/base"})
@@ -399,6 +403,7 @@ def _only_adapter(folder):
             (lambda folder, name=name: (folder / name).write_bytes(POINTER), f"{name} is only a Git LFS pointer; fetch")
             for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
         ),
+        (_only_gguf, "holds model-Q4_K_M.gguf, which is not read here; take the checkpoint's safetensors files"),
         (_only_adapter, "holds an adapter, which is no model by itself; merge it into its base model .'owner/base'."),
         (
             lambda folder: write_json(folder / "quantize_config.json", {"bits": 4, "group_size": 128}),

@@ -48,6 +48,16 @@ def test_what_is_underlined_stands_in_the_document_at_its_place(folders, name):
     assert max(margin.score for margin in margins) == (0 if name == "phi3-window" else 1)
 
 
+def test_what_holds_no_word_is_not_underlined(folders):
+    """Code, tables and drawings have lines of brackets, rules and stars."""
+    marks = [")", "***", "-----", "}"]
+    text = "\n\n".join(f"{mark}\n\nMary is in room {number}." for number, mark in enumerate(marks * 3))
+    wim = open_wim(folders["llama"], text, margins="underlined", underlines=12)
+    margins = done(ask(wim)).margins
+    assert [margin.text for margin in margins] == [f"Mary is in room {number}." for number in range(12)]
+    assert any(sentence.text in marks for chunk in wim.plan.chunks for sentence in chunk.sentences)
+
+
 def test_no_heading_of_the_callers_is_underlined(folders):
     wim = open_wim(folders["llama"], DOCUMENT, margins="underlined", underlines=4)
     best = done(ask(wim)).margins
