@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
             classifier=classifier,
             device=device,
             dtype=dtype,
-            progress=WeightsBar() if sys.stderr.isatty() else None,
+            progress=WeightsBar.on_terminal(),
             compiled=args.compile,
             weights=args.weights,
             rank=rank,

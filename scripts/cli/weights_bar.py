@@ -15,6 +15,11 @@ class WeightsBar:
     def __init__(self):
         self.bar: tqdm | None = None
 
+    @classmethod
+    def on_terminal(cls) -> WeightsBar | None:
+        """None where stderr goes to a file or a pipe, which would keep every state of the bar."""
+        return cls() if sys.stderr.isatty() else None
+
     def __call__(self, read: int, total: int) -> None:
         if self.bar is None:
             clear()

@@ -9,7 +9,6 @@ for each document:
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
@@ -166,7 +165,7 @@ def run(
     )
     shares = work.shares(n_workers)
     if len(shares) == 1:
-        stream = work_through(setup, work, results, progress=WeightsBar() if sys.stderr.isatty() else None)
+        stream = work_through(setup, work, results, progress=WeightsBar.on_terminal())
     else:
         largest_plan(setup, work)  # before any of the processes begins: each looks only at its own share
         done = frozenset(results.records)

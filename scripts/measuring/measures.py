@@ -236,7 +236,7 @@ def load(
             f"{free / GIB:.1f} GiB are free on {device}; take a larger device, smaller shapes or fewer --tokens."
         )
     if checkpoint is not None:
-        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar(), weights, rank)
+        return checkpoint.load_model(device, dtype, config.max_position_embeddings, WeightsBar.on_terminal(), weights, rank)
     model = empty_model(config, dtype, weights, rank).allocate(device).eval()
     torch.manual_seed(0)
     for parameter in model.parameters():
