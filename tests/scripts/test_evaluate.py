@@ -42,7 +42,7 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 SETTINGS = Settings(chunk_tokens=128, margin_tokens=4, answer_tokens=4, margin_window=None)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> str:
     return str(write_checkpoint(tmp_path_factory.mktemp("checkpoint"), "llama", max_position_embeddings=2048))
 
@@ -72,7 +72,7 @@ def timeless(records: list[dict]) -> dict:
     return named
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # 5 seconds, and tests of other files come between these
 def whole(folder, tmp_path_factory) -> Path:
     """The results of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
