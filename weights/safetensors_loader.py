@@ -55,12 +55,6 @@ class Stored:
     def bytes(self) -> int:
         return torch.Size(self.shape).numel() * FLOATS[self.dtype].itemsize
 
-    def shape_of(self, cut: Cut | None) -> tuple[int, ...]:
-        """The shape of a part; None is the whole."""
-        if cut is None:
-            return self.shape
-        return (*self.shape[: cut.dim], sum(map(len, cut.ranges)), *self.shape[cut.dim + 1 :])
-
     def spans(self, cut: Cut | None) -> Iterator[tuple[int, int]]:
         """Where the part stands in the file: [first, end) of elements that follow each other, in the part's own order."""
         if cut is None:
