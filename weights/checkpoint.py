@@ -16,7 +16,7 @@ from torch import nn
 from model import ModelConfig, count_bytes, empty_model
 from model.errors import InputError, shown
 from weights.config import read_model_config
-from weights.files import ADAPTER, QUANTISATION_FILES, SMALL_FILES, is_there, read_json
+from weights.files import ADAPTER, GGUF, GGUF_IS_NOT_READ, QUANTISATION_FILES, SMALL_FILES, is_there, read_json
 from weights.hub import resolve
 from weights.quantised import refuse_quantised
 from weights.safetensors_loader import Progress, load_weights
@@ -107,8 +107,8 @@ def _refuse_what_is_no_model(folder: Path) -> None:
                 f"{folder} holds an adapter, which is no model by itself; merge it into its base model"
                 f"{f' ({shown(base)})' if base else ''} and give the result."
             )
-        if gguf := sorted(path.name for path in folder.glob("*.gguf")):
-            raise InputError(f"{folder} holds {gguf[0]}, which is not read here; take the checkpoint's safetensors files.")
+        if gguf := sorted(path.name for path in folder.glob(f"*{GGUF}")):
+            raise InputError(f"{folder} holds {gguf[0]}, {GGUF_IS_NOT_READ}")
         raise InputError(f"{folder} has no config.json, so it is no checkpoint folder; give the one that has it.")
     for file in QUANTISATION_FILES:
         refuse_quantised(read_json(folder / file, optional=True), file)

@@ -31,6 +31,7 @@ SMALL_FILES = [
 ]
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GGUF, GGUF_IS_NOT_READ = ".gguf", "which is not read here; take the checkpoint's safetensors files."
 LFS_POINTER = b"version https://git-lfs."
 
 

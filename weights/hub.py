@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import InputError, reason, shown
-from weights.files import ADAPTER, SMALL_FILES, weight_files
+from weights.files import ADAPTER, GGUF, GGUF_IS_NOT_READ, SMALL_FILES, weight_files
 
 # Of each group a checkpoint has one.
 Needed = Sequence[tuple[str, ...]]
@@ -59,8 +59,8 @@ def local_folder(name: str) -> Path | None:
         is_file = path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long for a path, a null byte, no such user's home
         raise InputError(f"{shown(name)} is neither a folder nor a hub id; give one of the two.") from None
-    if is_file and path.suffix == ".gguf":
-        raise InputError(f"{shown(name)} is a GGUF file, which is not read here; take the checkpoint's safetensors files.")
+    if is_file and path.suffix == GGUF:
+        raise InputError(f"{shown(name)} is a GGUF file, {GGUF_IS_NOT_READ}")
     if is_file:
         raise InputError(f"{shown(name)} is a file; give the checkpoint folder that it is in.")
     if not name or name[0] in "./~" or "\\" in name or name.count("/") != 1 or name.endswith("/"):

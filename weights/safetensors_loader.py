@@ -22,7 +22,7 @@ from torch import nn
 
 from model.errors import InputError, reason, shown
 from model.int8 import Int8Linear
-from weights.files import ADAPTER, INDEX, LFS_POINTER, SINGLE, is_there, read_bytes, weight_files
+from weights.files import ADAPTER, GGUF, GGUF_IS_NOT_READ, INDEX, LFS_POINTER, SINGLE, is_there, read_bytes, weight_files
 
 if TYPE_CHECKING:
     from model.parallel import Cut
@@ -227,9 +227,9 @@ def _absent(folder: Path, name: str) -> str:
         )
     if others:
         return f"{folder} has {_some(others)} but no {SINGLE} and no {INDEX}; rename the file, or add its index."
-    gguf = [file for file in found if file.endswith(".gguf")]
+    gguf = [file for file in found if file.endswith(GGUF)]
     if gguf:
-        return f"{folder} holds weights as {gguf[0]}, which is not read here; take the checkpoint's safetensors files."
+        return f"{folder} holds weights as {gguf[0]}, {GGUF_IS_NOT_READ}"
     return (
         f"{folder} has no {SINGLE} and no {INDEX}; if it is complete, its weights are not published as safetensors: "
         "pickle files (.bin) can run code when they are loaded and are not read here."
