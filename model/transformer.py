@@ -151,7 +151,9 @@ class CausalLM(nn.Module):
         for module in self.modules():
             for name, like in module.named_parameters(recurse=False):
                 if like.is_meta:
-                    made.setdefault(like, nn.Parameter(torch.empty_like(like, device=device), requires_grad=False))
+                    if like not in made:  # not by empty_like, which from the meta device imports the compiler: for seconds
+                        values = torch.empty(like.shape, dtype=like.dtype, device=device)
+                        made[like] = nn.Parameter(values, requires_grad=False)
                     setattr(module, name, made[like])
         return self
 

@@ -1,4 +1,4 @@
-"""wim/ is the part to carry over: it needs no command line, no progress bar, and none of the scripts."""
+"""What is loaded, and by whom: wim/ is the part to carry over, and a process that answers once has no time to lose."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import wim
 
@@ -22,14 +24,20 @@ builtins.__import__ = spy
 import wim
 for module in pkgutil.walk_packages(wim.__path__, "wim."):
     importlib.import_module(module.name)
+import torch, weights
+weights.Checkpoint.open("demo-llama").load_model("cpu", torch.float32, 8)
 print(json.dumps({"asked": asked, "loaded": sorted(sys.modules)}))
 """
 
 
-def test_no_module_loads_what_belongs_to_scripts():
+@pytest.fixture(scope="module")
+def found():
     root = Path(wim.__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, check=True)
-    found = json.loads(run.stdout)
+    return json.loads(run.stdout)
+
+
+def test_wim_needs_no_command_line_no_progress_bar_and_none_of_the_scripts(found):
     modules = {"wim." + path.stem for path in Path(wim.__file__).parent.glob("*.py")} - {"wim.__init__"}
     assert modules <= set(found["loaded"]) and len(modules) > 10
     ours = [(who, what) for who, what in found["asked"] if who.split(".")[0] in ("wim", "weights", "model")]
@@ -37,3 +45,9 @@ def test_no_module_loads_what_belongs_to_scripts():
     unwanted = {"argparse", "tqdm", "scripts", "cli", "tasks", "evaluation", "training"}
     assert [pair for pair in ours if pair[1].split(".")[0] in unwanted] == []
     assert not unwanted - {"argparse", "tqdm"} & set(found["loaded"])
+
+
+def test_to_load_a_model_imports_no_compiler(found):
+    """Which takes a second or more. Tensors on the meta device ask for it when some functions are called."""
+    assert "weights.safetensors_loader" in found["loaded"]
+    assert not {"sympy", "torch._dynamo", "torch._inductor"} & set(found["loaded"])
