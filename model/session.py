@@ -142,13 +142,13 @@ class Session:
         borders: for each look, positions that cut what it sees into spans
         Returns, for each look and span, the most that a single token of the question gives it; see AttentionMass.
         """
-        asked = [question, empty] * len(ends)
-        pads, padded = padded_on_the_left([prompt for prompt, _ in asked])
-        slots = [range(pad + at.start, pad + at.stop) for pad, (_, at) in zip(pads, asked, strict=True)]
+        pads, padded = padded_on_the_left([question[0], empty[0]])
+        watched = tuple(range(pad + at.start, pad + at.stop) for pad, (_, at) in zip(pads, (question, empty), strict=True))
         both_ends = [end for end in ends for _ in range(2)]
-        branches = AttentionMass(self.cache, both_ends, pads, len(padded[0]), slots, borders)
-        self.model(self._tensor(padded), branches)
-        return [self._over_heads(more).amax(dim=0).tolist() for more in branches.more]
+        branches = AttentionMass(self.cache, both_ends, pads * len(ends), len(padded[0]), watched, borders)
+        self.model(self._tensor(padded * len(ends)), branches)
+        most = self._over_heads(branches.more).amax(dim=1).tolist()
+        return [spans[: len(row) - 1] for spans, row in zip(most, borders, strict=True)]
 
     def _read_branches(self, ends: Sequence[int], prompts: Rows, max_tokens: int) -> tuple[Tensor, Branches]:
         pads, padded = padded_on_the_left(prompts)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_variants import VARIANT, attending_variants, random_tokens, read, tiny_model, variants
 
-from model import KVCache
+from model import KVCache, attention_mass
 from model.attention import attention, causal_mask
 from model.attention_mass import AttentionMass, attention_probabilities, contrast
 from model.branch import Branches
@@ -34,8 +34,9 @@ def test_probabilities_are_those_of_the_definition(window, soft_cap, scale):
     expected = attention(q, keys, torch.eye(40).expand(1, 2, 40, 40), causal_mask(7, 40, window), options)[0]
     scores = options.scores(q[0] @ keys[0].repeat_interleave(2, dim=0).transpose(1, 2), 16)
     lse = scores.masked_fill(~causal_mask(7, 40, window), float("-inf")).logsumexp(-1)
-    found = attention_probabilities(q[0], keys[0, :, 5:30], lse, torch.arange(33, 40), 5, options)
-    torch.testing.assert_close(found, expected[:, :, 5:30])
+    positions = torch.arange(33, 40)[None], torch.arange(5, 30)[None]
+    found = attention_probabilities(q, keys[:, :, 5:30], lse[None], *positions, options)
+    torch.testing.assert_close(found[0], expected[:, :, 5:30])
 
 
 def test_keys_with_large_biases_do_not_round_probabilities():
@@ -44,8 +45,9 @@ def test_keys_with_large_biases_do_not_round_probabilities():
     q, keys = (torch.randn((2, n, 16), generator=generator) for n in (5, 30))
     q, keys = (q + 20).bfloat16(), (keys + torch.linspace(-60, 60, 16)).bfloat16()
     scores = q.double() @ keys.double().transpose(1, 2) / 4
-    found = attention_probabilities(q, keys, scores.logsumexp(-1).float(), torch.arange(30, 35), 0, PLAIN)
-    torch.testing.assert_close(found, scores.softmax(-1).float(), rtol=1e-2, atol=1e-3)
+    positions = torch.arange(30, 35)[None], torch.arange(30)[None]
+    found = attention_probabilities(q[None], keys[None], scores.logsumexp(-1).float()[None], *positions, PLAIN)
+    torch.testing.assert_close(found[0], scores.softmax(-1).float(), rtol=1e-2, atol=1e-3)
 
 
 class Recorded:
@@ -75,9 +77,11 @@ def prompt_pair():
 
 
 @attending_variants
+@pytest.mark.parametrize("most_scores", [attention_mass.MOST_SCORES, 1], ids=["all pairs together", "one at a time"])
 @torch.no_grad()
-def test_a_span_gets_what_the_word_gives_it_that_looks_at_it_most(variant):
+def test_a_span_gets_what_the_word_gives_it_that_looks_at_it_most(variant, most_scores, monkeypatch):
     """Computed once more from the probabilities of each prompt alone, by the definition."""
+    monkeypatch.setattr(attention_mass, "MOST_SCORES", most_scores)
     model, document, ends = model_of(variant.name), random_tokens(60), [20, 41, 60]
     session = Session(model, CAPACITY)
     session.prefill(document)
@@ -107,7 +111,7 @@ def test_watching_changes_no_logits(variant):
     for kind in (Branches, AttentionMass):
         cache = KVCache(model.config, CAPACITY)
         read(model, cache, random_tokens(60))
-        more = () if kind is Branches else ([range(0, 4), range(1, 3)], [[0, 30]])
+        more = () if kind is Branches else ((range(0, 4), range(1, 3)), [[0, 30]])
         logits.append(
             model(torch.tensor([random_tokens(4), random_tokens(4, seed=1)]), kind(cache, [30, 30], [0, 0], 9, *more))
         )
