@@ -24,10 +24,12 @@ def merge(first: Part, second: Part) -> Part:
 
 
 def merge_all(outputs: Tensor, lses: Tensor) -> Part:
-    """The same for any number of disjoint sets, stacked in the first dimension; of sets without keys the LSE is -inf.
+    """The same for any number of disjoint sets, stacked in the first dimension; a set without keys has outputs of 0 and an
+    LSE of -inf.
 
     A query that no set has a key for gets 0, and an LSE of -inf.
     """
-    lse = lses.logsumexp(dim=0)
-    shares = (lses - lse.clamp(min=torch.finfo(lse.dtype).min)).exp().unsqueeze(-1)
-    return (outputs * shares.to(outputs.dtype)).sum(dim=0, dtype=torch.float32).to(outputs.dtype), lse
+    shares = lses.softmax(dim=0).nan_to_num(1.0)  # exp(lse_i) / sum_j exp(lse_j)
+    lse = lses.amax(dim=0) - shares.amax(dim=0).log()  # by the largest share; logsumexp takes twice as many kernels
+    weighted = outputs * shares.unsqueeze(-1).to(outputs.dtype)
+    return weighted.sum(dim=0, dtype=torch.float32).to(outputs.dtype), lse
