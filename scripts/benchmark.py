@@ -26,6 +26,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from cli.compiling import choose_compiled
 from cli.options import Parser, add_compile_option, exit_code, parse_window
@@ -38,6 +39,9 @@ from measuring.shapes import SHAPES
 from model import InputError
 from model.config import WEIGHTS
 from wim.settings import Settings
+
+if TYPE_CHECKING:
+    from wim.budget import Plan
 
 MOST_PROCESSES = 100
 
@@ -110,10 +114,9 @@ def run(args: argparse.Namespace, arguments: list[str]) -> None:
     config = read_model_config(published) if checkpoint is None else checkpoint.config
     plans = [random_plan(config, replace(settings, **changes), n_tokens) for changes in to_run.values()]
     capacity = max(plan.capacity for plan in plans)
-    n_runs, n_steps = 2 * len(to_run), args.margin_tokens + args.answer_tokens  # each run is warmed up
-    if args.cold_result:
-        n_runs = 1  # for which compiling may not pay
-    compiled = choose_compiled(args.compile, device, dtype, config, n_runs * n_tokens, n_runs * n_steps)
+    ahead = plans[-1:] if args.cold_result else 2 * plans  # each run is warmed up, but for that of a cold process
+    n_steps = sum(decode_steps(plan) for plan in ahead)
+    compiled = choose_compiled(args.compile, device, dtype, config, len(ahead) * n_tokens, n_steps)
     cold = [] if args.cold_result or rank is not None else cold_runs(args.cold, arguments)
     model = measures.load(checkpoint, config, capacity, device, dtype, args.weights, rank)
     if compiled:
@@ -182,6 +185,12 @@ def run(args: argparse.Namespace, arguments: list[str]) -> None:
         Path(args.json).write_text(json.dumps(results, indent=1, default=str) + "\n")
     if args.plot and FIRST:
         plot(results, args.plot)
+
+
+def decode_steps(plan: Plan) -> int:
+    """Of a run whose margins are all written at full length."""
+    written = plan.settings.pattern == "wim" and plan.settings.margins == "written"
+    return plan.settings.answer_tokens + (len(plan.margin_windows()) * plan.settings.margin_tokens if written else 0)
 
 
 def cold_runs(n_processes: int, arguments: list[str]) -> list[dict[str, float]]:

@@ -12,7 +12,7 @@ Llama-3.1-8B, PyTorch 2.11, 2026-11-28, in two runs, each on one H200; at the ra
     sums over rows, by torch.compile                          102
     second run
     F.linear, bfloat16                                        128                 141
-    the kernels here                                           77        87       195
+    the kernels here (one row: 67 to 69 since then)            77        87       195
 
 Few rows take as long as the matrix takes to come from memory, so it must come as int8. Many rows are bound by arithmetic,
 and the matrix library is fastest. So the matrix is expanded first, which takes 175 microseconds a layer, and forgotten

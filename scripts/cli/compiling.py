@@ -1,8 +1,9 @@
 """Whether to compile the layers (CausalLM.compile_layers): it costs seconds once, and saves a part of all later ones.
 
-Measured with Llama-3.1-8B shapes on one H200 (scripts/README.md): the first two tokens come 7.4 s later. After that a
-decode step takes 4.5 ms less, as a layer has fewer kernels, and 65,536 tokens are read 1.4 s sooner. What is saved is taken
-to grow with the layers, and in reading also with their width.
+Measured with Llama-3.1-8B shapes on H200s (scripts/README.md): the first two tokens come 20 s later, or 7 to 11 s where
+the compiler finds its own files of an earlier process. After that a decode step takes 4.5 ms less, as a layer has fewer
+kernels, and 65,536 tokens are read 1.4 s sooner. What is saved is taken to grow with the layers, and in reading also with
+their width.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from model import ModelConfig
 
-SECONDS_ONCE = 7.4
+SECONDS_ONCE = 20
 SECONDS_PER_STEP = 4.5e-3 / 32  # and layer
 SECONDS_PER_TOKEN = 1.4 / 65536 / (32 * 4096)  # that is read; and layer, and number of its width
 

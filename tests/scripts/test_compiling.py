@@ -21,9 +21,9 @@ MUCH, LITTLE = (40 * 65536, 40 * 150), (65536, 150)
 
 def test_one_document_is_not_enough_and_many_are():
     assert not compiling_pays(LLAMA_8B, *LITTLE)
-    assert compiling_pays(LLAMA_8B, 4 * 65536, 4 * 150)  # the table of scripts/README.md: from the fourth on
-    assert compiling_pays(LLAMA_8B, 0, 1700) and not compiling_pays(LLAMA_8B, 0, 1600)
-    assert not compiling_pays(SMALL, 4 * 65536, 4 * 150)
+    assert compiling_pays(LLAMA_8B, 10 * 65536, 10 * 150)  # the table of scripts/README.md: from the tenth on
+    assert compiling_pays(LLAMA_8B, 0, 4500) and not compiling_pays(LLAMA_8B, 0, 4400)
+    assert not compiling_pays(SMALL, 10 * 65536, 10 * 150)
 
 
 @pytest.mark.parametrize(
