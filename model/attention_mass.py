@@ -55,9 +55,7 @@ class AttentionMass(Branches):
         # From the key before the first span on. Keys after the last one, of a pair with fewer than others, are not used.
         keys_at = padded[:, :1] - 1 + torch.arange(most_keys + 1)
         self.keys_at = keys_at.clamp(0, cache.length - 1).to(device)  # (pairs, n_keys)
-        before = self.prefix_ends - self.first_slots  # the position of a row's first slot
-        slots = [torch.arange(at.start, at.stop, device=device) for at in watched]
-        self.positions_watched = torch.cat([before[i::2, None] + slots[i] for i in range(2)], dim=1)  # (pairs, n_tokens)
+        self.positions_watched = self._by_pair(self.positions(capacity)[:, None])[:, 0]  # (pairs, n_tokens)
         self.more = torch.zeros(len(borders), len(watched[0]), most_spans, device=device)
 
     def attend_with_lse(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> Part:
